@@ -1,0 +1,204 @@
+"""Bundles: a folder with everything one data set needs, described by its card.json; weights are safetensors."""
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from igds.classifiers import ImageClassifier
+from igds.encoders import Encoder, EncoderConfig, smooth
+from igds.estimator import VariationalEstimator
+from igds.priors.unet import UNetConfig, UNetPrior
+
+EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "bundles"
+DEFAULT = "fashion-mnist"
+FORMAT = 1
+PARTS = ("prior", "estimator", "classifier")
+_CARD_KEYS = ("format", "title", "classes", *PARTS, "defaults", "beta_range", "files")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A prior, its estimator, an independent classifier and some real images; `card` is card.json as it stands.
+
+    `gallery` (K, m, C, H, W) uint8. All networks are frozen and in evaluation mode.
+    """
+
+    name: str
+    path: Path
+    card: dict
+    prior: UNetPrior
+    estimator: VariationalEstimator
+    classifier: ImageClassifier
+    gallery: Tensor
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.card["classes"])
+
+    @property
+    def device(self) -> torch.device:
+        return self.estimator.class_means.device
+
+    def label_of(self, class_name: str) -> int:
+        """The label of a class, by its name in any case; ValueError names the closest one there is."""
+        folded = [name.casefold() for name in self.classes]
+        if class_name.casefold() in folded:
+            return folded.index(class_name.casefold())
+        close = difflib.get_close_matches(class_name.casefold(), folded, n=1)
+        hint = f"did you mean {self.classes[folded.index(close[0])]!r}? " if close else ""
+        raise ValueError(f"{self.name} has no class {class_name!r}: {hint}it has {', '.join(self.classes)}")
+
+    def checksum(self) -> str:
+        """sha256 over the checksums of its files: two bundles with the same weights have the same."""
+        return hashlib.sha256(json.dumps(self.card["files"], sort_keys=True).encode()).hexdigest()
+
+
+def embedded_bundles() -> list[str]:
+    """The names of the bundles that come with the project."""
+    return sorted(path.parent.name for path in EMBEDDED.glob("*/card.json"))
+
+
+def bundle_path(name_or_path: str | Path) -> Path:
+    """The folder of an embedded bundle by name, or of any bundle by path; FileNotFoundError where there is no card."""
+    for path in (EMBEDDED / name_or_path, Path(name_or_path).expanduser()):
+        if (path / "card.json").is_file():
+            return path
+    names = ", ".join(embedded_bundles()) or "none"
+    raise FileNotFoundError(
+        f"there is no bundle {str(name_or_path)!r}: give the name of an embedded one ({names}) "
+        "or the path of a folder that holds a card.json"
+    )
+
+
+def read_card(path: Path) -> dict:
+    """card.json of the bundle folder `path`; ValueError says what is wrong with it."""
+    try:
+        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path / 'card.json'} is not valid JSON ({error}): get the bundle again") from None
+    missing = [key for key in _CARD_KEYS if not isinstance(card, dict) or key not in card]
+    if missing:
+        raise ValueError(f"{path / 'card.json'} is not the card of a bundle: it lacks {', '.join(missing)}")
+    if card["format"] != FORMAT:
+        raise ValueError(f"{path / 'card.json'} has format {card['format']}, this version reads {FORMAT}: update igds")
+    return card
+
+
+def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Bundle:
+    """Load an embedded bundle by name or any bundle by path, checking every checksum and shape.
+
+    Raises FileNotFoundError for what is not there and ValueError for what is damaged or does not fit its card.
+    """
+    path = bundle_path(name_or_path)
+    card = read_card(path)
+    for file, checksum in card["files"].items():
+        _check_file(path / file, checksum)
+    try:
+        prior, estimator, classifier = _build(card)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path / 'card.json'} does not say how its parts are built ({error}): get the bundle again") from None
+    for part, network in zip(PARTS, (prior, estimator, classifier)):
+        _load_weights(network, path / f"{part}.safetensors")
+        network.to(device).eval().requires_grad_(False)
+    gallery = _load_gallery(path / "gallery.png", prior.shape, len(card["classes"]))
+    return Bundle(path.name, path, card, prior, estimator, classifier, gallery)
+
+
+def save_bundle(
+    path: Path,
+    card: dict,
+    *,
+    prior: UNetPrior,
+    estimator: VariationalEstimator,
+    classifier: ImageClassifier,
+    gallery: Tensor,
+) -> None:
+    """Write a bundle folder: weights in half precision, and `card` completed by the parts' configurations and checksums."""
+    path.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for part, network in zip(PARTS, (prior, estimator, classifier)):
+        tensors = {
+            name: tensor.half().contiguous() if tensor.dtype == torch.float32 else tensor.contiguous()
+            for name, tensor in network.state_dict().items()
+        }
+        save_file(tensors, path / f"{part}.safetensors")
+    _save_gallery(gallery, path / "gallery.png")
+    for file in [*(f"{part}.safetensors" for part in PARTS), "gallery.png"]:
+        files[file] = hashlib.sha256((path / file).read_bytes()).hexdigest()
+    complete = {
+        "format": FORMAT,
+        **card,
+        "prior": asdict(prior.config),
+        "estimator": {"encoder": asdict(estimator.encoder.config), "tau": estimator.tau},
+        "classifier": asdict(classifier.config),
+        "files": files,
+    }
+    (path / "card.json").write_text(json.dumps(complete, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _build(card: dict) -> tuple[UNetPrior, VariationalEstimator, ImageClassifier]:
+    classes = len(card["classes"])
+    prior = UNetPrior(UNetConfig(**card["prior"]))
+    if prior.num_classes != classes:
+        raise ValueError(f"it names {classes} classes and its prior has {prior.num_classes}")
+    encoder = Encoder(_encoder_config(card["estimator"]["encoder"]))
+    smooth(encoder)
+    estimator = VariationalEstimator(
+        encoder, classes, features=encoder.config.features, tau=float(card["estimator"]["tau"])
+    )
+    return prior, estimator, ImageClassifier(_encoder_config(card["classifier"]), classes)
+
+
+def _encoder_config(values: dict) -> EncoderConfig:
+    return EncoderConfig(**{**values, "widths": tuple(values["widths"])})
+
+
+def _check_file(path: Path, checksum: str) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: get the bundle again")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+        raise ValueError(f"{path} is damaged or was changed: its sha256 is not the one in card.json; get the bundle again")
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # safetensors raises its own type for every kind of broken file
+        raise ValueError(f"{path} is not a safetensors file ({error}): get the bundle again") from None
+    expected = network.state_dict()
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        where = "is missing from" if name in expected else "does not belong in"
+        raise ValueError(f"{name} {where} {path}: the weights are of another network than the one in card.json")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{name} in {path} has shape {tuple(tensor.shape)}, card.json asks for {tuple(expected[name].shape)}"
+            )
+    network.load_state_dict(tensors)
+
+
+def _save_gallery(gallery: Tensor, path: Path) -> None:
+    """One row of tiles a class, as a picture that can be looked at."""
+    classes, count, channels, height, width = gallery.shape
+    tiles = gallery.permute(0, 3, 1, 4, 2).reshape(classes * height, count * width, channels)
+    Image.fromarray(tiles.numpy().squeeze(-1) if channels == 1 else tiles.numpy()).save(path, optimize=True)
+
+
+def _load_gallery(path: Path, shape: tuple[int, ...], classes: int) -> Tensor:
+    channels, height, width = shape
+    try:
+        with Image.open(path) as image:
+            pixels = torch.from_numpy(np.array(image.convert("L" if channels == 1 else "RGB")))
+    except OSError as error:
+        raise ValueError(f"{path} is not a picture ({error}): get the bundle again") from None
+    if pixels.shape[0] != classes * height or pixels.shape[1] % width:
+        raise ValueError(f"{path} does not hold one row of {height}×{width} tiles for each of {classes} classes")
+    return pixels.reshape(classes, height, -1, width, channels).permute(0, 2, 4, 1, 3).contiguous()

@@ -1,0 +1,275 @@
+"""Information-guided diffusion sampling: algorithm 2, as a generator of its steps."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from igds.estimator import VariationalEstimator
+from igds.information import batch_reference, contextual_kl, prototype_information
+from igds.priors.base import Denoised, Prior
+from igds.rng import NoiseStreams
+from igds.schedule import Schedule
+
+REFERENCES = ("batch", "class")
+PLACES = ("x_prev", "x0")
+VARIANCES = ("posterior", "learned")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the sampler is pulled: x ← x + η·∇[log P(y | g(f(x))) + β·KL(p ‖ Q)], eq. 29 and 31.
+
+    `reference` is Q: the mean over the images made together ("batch", the paper's, eq. 30) or the data set's own class
+    mean ("class"), with which β acts on a single image too. `at` says what is asked and moved: x'_{t-1} (the paper's)
+    or x̃0. Guidance acts while t/T lies in `interval`. With η = 0 the information is measured and nothing is moved.
+    """
+
+    beta: float = 0.0
+    eta: float = 0.0
+    reference: str = "batch"
+    at: str = "x_prev"
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self):
+        for name in ("beta", "eta"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+        if self.reference not in REFERENCES:
+            raise ValueError(f"reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}")
+        if self.at not in PLACES:
+            raise ValueError(f"at must be one of {', '.join(PLACES)}, got {self.at!r}")
+        low, high = self.interval
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"interval must be two numbers with 0 <= low < high <= 1, got {low} and {high}")
+
+
+@dataclass(frozen=True)
+class ClassBatch:
+    """The images of one class that are made together (B_y of eq. 29): Q̂ is their mean. One seed an image."""
+
+    label: int
+    seeds: tuple[int, ...]
+    guidance: Guidance
+
+
+@dataclass(frozen=True)
+class BatchState:
+    """One class batch after a step.
+
+    `x` is x_{t-1} and `x0` is x̃0, both (n, *shape). Per image (n,): `prototype` H(Y) + log P(y|x) and `contextual`
+    KL(p ‖ Q) in nats, taken where the guidance looks and before it moves anything; `gradient_norm` of their weighted
+    sum, 0 where nothing was moved.
+    """
+
+    x: Tensor
+    x0: Tensor
+    prototype: Tensor
+    contextual: Tensor
+    gradient_norm: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """Step `index` of `steps` (from 0), at timestep `t` of the full schedule; `batches` in the order they were given."""
+
+    index: int
+    steps: int
+    t: int
+    batches: tuple[BatchState, ...]
+
+
+COLUMNS = ("unguided", "prototype", "contextual")
+
+
+def paired(
+    label: int, seeds: Sequence[int], guidance: Guidance, columns: Sequence[str] = COLUMNS
+) -> list[ClassBatch]:
+    """The same noise three ways: unguided (η = 0), prototype (β = 0) and contextual (`guidance` as it is)."""
+    ways = {"unguided": replace(guidance, eta=0.0), "prototype": replace(guidance, beta=0.0), "contextual": guidance}
+    return [ClassBatch(label, tuple(seeds), ways[column]) for column in columns]
+
+
+def sample_progressive(
+    prior: Prior,
+    estimator: VariationalEstimator,
+    batches: Sequence[ClassBatch],
+    *,
+    steps: int = 250,
+    solver: str = "ddpm",
+    variance: str = "posterior",
+    microbatch: int = 256,
+) -> Iterator[Step]:
+    """Algorithm 2 on several class batches at once, an event a step; the last event's `x` are the images.
+
+    Images with the same seed get the same initial and per-step noise, so batches with equal seeds differ by their
+    guidance only. At most `microbatch` images go through a network together; Q̂ is of the whole class batch all the
+    same. `variance` "learned" uses what a `learn_sigma` prior predicts instead of σ̃² (eq. 27).
+
+    Raises ValueError at the call, not at the first step.
+    """
+    batches = list(batches)
+    if not batches:
+        raise ValueError("there is nothing to sample: give at least one class batch")
+    for batch in batches:
+        if not 0 <= batch.label < prior.num_classes:
+            raise ValueError(f"label must be between 0 and {prior.num_classes - 1}, got {batch.label}")
+        if not batch.seeds:
+            raise ValueError("a class batch needs at least one seed")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    if variance not in VARIANCES:
+        raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
+    if variance == "learned" and not prior.predicts_variance:
+        raise ValueError("this prior predicts no variance: use variance='posterior'")
+    if microbatch < 1:
+        raise ValueError(f"microbatch must be at least 1, got {microbatch}")
+    return _sample(prior, estimator, batches, prior.schedule.respaced(steps), SOLVERS[solver], variance, microbatch)
+
+
+def sample(prior: Prior, estimator: VariationalEstimator, batches: Sequence[ClassBatch], **settings) -> list[Tensor]:
+    """The images of `sample_progressive`, (n, *shape) for each class batch."""
+    for step in sample_progressive(prior, estimator, batches, **settings):
+        pass
+    return [batch.x for batch in step.batches]
+
+
+@torch.no_grad()
+def _sample(prior, estimator, batches, schedule, solver, variance, microbatch) -> Iterator[Step]:
+    device = estimator.class_means.device
+    noise = NoiseStreams([seed for batch in batches for seed in batch.seeds])
+    images = _Images.of(batches, device)
+    sizes = [len(batch.seeds) for batch in batches]
+    x = noise.draw(prior.shape).to(device)
+    for index, k in enumerate(reversed(range(len(schedule)))):
+        t = schedule.timesteps[k]
+        progress = (t + 1) / len(prior.schedule)
+        terms = _Terms(*(torch.zeros(len(x), device=device) for _ in range(3)))
+        x0, fraction = _denoise(prior, x, t, images.y, microbatch)
+        z = noise.draw(prior.shape).to(device) if k else torch.zeros_like(x)
+        x0 = _guide(estimator, x0, images, images.at_x0, progress, microbatch, terms)
+        x_prev = solver(schedule, k, x, x0, z, fraction if variance == "learned" else None)
+        x = _guide(estimator, x_prev, images, ~images.at_x0, progress, microbatch, terms)
+        parts = zip(*(tensor.split(sizes) for tensor in (x, x0, terms.prototype, terms.contextual, terms.gradient_norm)))
+        yield Step(index, len(schedule), t, tuple(BatchState(*part) for part in parts))
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What each image (n,) of all class batches needs to know; `batches` are the rows of each."""
+
+    y: Tensor
+    beta: Tensor
+    eta: Tensor
+    low: Tensor
+    high: Tensor
+    at_x0: Tensor
+    batches: list[tuple[slice, ClassBatch]]
+
+    @classmethod
+    def of(cls, batches: Sequence[ClassBatch], device: torch.device) -> "_Images":
+        def column(value):
+            return torch.tensor([value(batch) for batch in batches for _ in batch.seeds], device=device)
+
+        ends = [0]
+        for batch in batches:
+            ends.append(ends[-1] + len(batch.seeds))
+        return cls(
+            column(lambda batch: batch.label),
+            column(lambda batch: float(batch.guidance.beta)),
+            column(lambda batch: float(batch.guidance.eta)),
+            column(lambda batch: batch.guidance.interval[0]),
+            column(lambda batch: batch.guidance.interval[1]),
+            column(lambda batch: batch.guidance.at == "x0"),
+            [(slice(start, end), batch) for start, end, batch in zip(ends, ends[1:], batches)],
+        )
+
+
+@dataclass(frozen=True)
+class _Terms:
+    prototype: Tensor
+    contextual: Tensor
+    gradient_norm: Tensor
+
+
+def _denoise(prior: Prior, x: Tensor, t: int, y: Tensor, microbatch: int) -> Denoised:
+    parts = [prior.denoise(x_part, t, y_part) for x_part, y_part in zip(x.split(microbatch), y.split(microbatch))]
+    fraction = None if parts[0].variance_fraction is None else torch.cat([part.variance_fraction for part in parts])
+    return Denoised(torch.cat([part.x0 for part in parts]), fraction)
+
+
+def _guide(
+    estimator: VariationalEstimator,
+    x: Tensor,
+    images: _Images,
+    here: Tensor,
+    progress: float,
+    microbatch: int,
+    terms: _Terms,
+) -> Tensor:
+    """Lines 8-13 of algorithm 2 for the images marked in `here`: fills their rows of `terms`, returns x moved.
+
+    Each image moves along the gradient of its own term (footnote 2), so that the step does not shrink with n.
+    """
+    if not here.any():
+        return x
+    acts = here & (images.eta > 0) & (images.low <= progress) & (progress <= images.high)
+    still, moving = (here & ~acts).nonzero()[:, 0], acts.nonzero()[:, 0]
+    whole = len(moving) <= microbatch
+    moved = x.clone()
+    p = torch.zeros(len(x), estimator.class_means.shape[1], device=x.device)
+
+    # Q̂ needs the p of every image of a class before any gradient: with several micro-batches they are seen twice.
+    for rows in (still if whole else here.nonzero()[:, 0]).split(microbatch):
+        log_probs, p[rows] = estimator(x[rows])
+        terms.prototype[rows] = prototype_information(log_probs, images.y[rows], estimator.label_entropy)
+    if whole and len(moving):
+        with torch.enable_grad():
+            x_part = x[moving].requires_grad_()
+            seen = x_part, *estimator(x_part)
+        p[moving] = seen[2].detach()
+
+    q = torch.zeros_like(p)
+    for rows, batch in images.batches:
+        q[rows] = estimator.class_means[batch.label] if batch.guidance.reference == "class" else batch_reference(p[rows])
+    terms.contextual[still] = contextual_kl(p[still], q[still])
+
+    for rows in moving.split(microbatch):
+        with torch.enable_grad():
+            if not whole:
+                x_part = x[rows].requires_grad_()
+                seen = x_part, *estimator(x_part)
+            x_part, log_probs, p_part = seen
+            prototype = prototype_information(log_probs, images.y[rows], estimator.label_entropy)
+            contextual = contextual_kl(p_part, q[rows])
+            (gradient,) = torch.autograd.grad((prototype + images.beta[rows] * contextual).sum(), x_part)
+        terms.prototype[rows], terms.contextual[rows] = prototype.detach(), contextual.detach()
+        terms.gradient_norm[rows] = gradient.flatten(1).norm(dim=1)
+        moved[rows] = x[rows] + _per_image(images.eta[rows], x) * gradient
+    return moved
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _ddpm(schedule: Schedule, k: int, x: Tensor, x0: Tensor, z: Tensor, variance_fraction: Tensor | None) -> Tensor:
+    """Line 7 of algorithm 2; where a network's `variance_fraction` is given, it replaces σ̃² of eq. 27."""
+    on_x_t, on_x0, sigma = schedule.posterior(k)
+    if variance_fraction is not None and k:
+        low, high = schedule.log_variance_range(k)
+        sigma = torch.exp(0.5 * (low + variance_fraction * (high - low)))
+    return on_x_t * x + on_x0 * x0 + sigma * z
+
+
+def _ddim(schedule: Schedule, k: int, x: Tensor, x0: Tensor, z: Tensor, variance_fraction: Tensor | None) -> Tensor:
+    """Deterministic DDIM (Song et al. 2021, eq. 12 with σ = 0): neither noise nor variance has a part in it."""
+    alpha_bar, before = float(schedule.alpha_bars[k]), schedule.alpha_bar_before(k)
+    noise = (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
+    return before**0.5 * x0 + (1 - before) ** 0.5 * noise
+
+
+SOLVERS = {"ddpm": _ddpm, "ddim": _ddim}

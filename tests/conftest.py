@@ -1,0 +1,84 @@
+"""Small real parts: the same classes as in production, randomly initialised and a few pixels wide."""
+
+import pytest
+import torch
+
+from igds.bundle import load_bundle, save_bundle
+from igds.classifiers import ImageClassifier
+from igds.encoders import Encoder, EncoderConfig, smooth
+from igds.estimator import VariationalEstimator
+from igds.priors.unet import UNetConfig, UNetPrior
+
+TINY_PRIOR = UNetConfig(
+    image_size=8,
+    channels=1,
+    num_classes=3,
+    num_channels=32,
+    num_res_blocks=1,
+    channel_mult="1,2",
+    attention_resolutions="2",
+    space_to_depth=2,
+    prediction="v",
+    noise_schedule="cosine",
+    diffusion_steps=100,
+)
+TINY_ENCODER = EncoderConfig(channels=1, widths=(8, 16), space_to_depth=2, features=16)
+
+
+def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Give every parameter random values: fresh UNets predict zero everywhere, which would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return module.eval().requires_grad_(False)
+
+
+def tiny_estimator(classes: int = 3) -> VariationalEstimator:
+    encoder = Encoder(TINY_ENCODER)
+    smooth(encoder)
+    return randomise(VariationalEstimator(encoder, classes, features=16, tau=0.07), seed=2)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_path(tmp_path_factory):
+    """A complete bundle on disk: 8×8 pixels, 3 classes, 100 diffusion steps."""
+    path = tmp_path_factory.mktemp("bundles") / "tiny"
+    card = {
+        "title": "Tiny",
+        "classes": ["Circle", "Square/box", "Tri <angle>"],
+        "license": "MIT",
+        "source": "made by the tests",
+        "defaults": {
+            "ipc": 4,
+            "beta": 0.5,
+            "eta": 0.1,
+            "steps": 10,
+            "solver": "ddpm",
+            "reference": "batch",
+            "at": "x_prev",
+            "interval": [0.0, 1.0],
+        },
+        "beta_range": [0.0, 1.0],
+        "measured": {},
+    }
+    gallery = torch.randint(256, (3, 4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    save_bundle(
+        path,
+        card,
+        prior=randomise(UNetPrior(TINY_PRIOR), seed=1),
+        estimator=tiny_estimator(),
+        classifier=randomise(ImageClassifier(TINY_ENCODER, 3), seed=4),
+        gallery=gallery,
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_bundle_path):
+    return load_bundle(tiny_bundle_path)
