@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def random_resized_crop(x: Tensor, generator: torch.Generator, *, area: tuple[float, float]) -> Tensor:
-    """Each image cropped to a random share of its area (aspect 3/4 to 4/3), at a random place, resized to its own size."""
+    """Each image cropped to a random share of its area (aspect 3/4 to 4/3) at a random place, and resized back."""
     n, device = len(x), x.device
 
     def uniform(low, high):

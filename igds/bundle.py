@@ -104,7 +104,9 @@ def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "cpu")
     try:
         prior, estimator, classifier = _build(card)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path / 'card.json'} does not say how its parts are built ({error}): get the bundle again") from None
+        raise ValueError(
+            f"{path / 'card.json'} does not say how its parts are built ({error}): get the bundle again"
+        ) from None
     for part, network in zip(PARTS, (prior, estimator, classifier)):
         _load_weights(network, path / f"{part}.safetensors")
         network.to(device).eval().requires_grad_(False)
@@ -121,7 +123,7 @@ def save_bundle(
     classifier: ImageClassifier,
     gallery: Tensor,
 ) -> None:
-    """Write a bundle folder: weights in half precision, and `card` completed by the parts' configurations and checksums."""
+    """Write a bundle folder: weights in half precision, and `card` with the parts' configurations and checksums."""
     path.mkdir(parents=True, exist_ok=True)
     files = {}
     for part, network in zip(PARTS, (prior, estimator, classifier)):
@@ -165,7 +167,9 @@ def _check_file(path: Path, checksum: str) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: get the bundle again")
     if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
-        raise ValueError(f"{path} is damaged or was changed: its sha256 is not the one in card.json; get the bundle again")
+        raise ValueError(
+            f"{path} is damaged or was changed: its sha256 is not the one in card.json; get the bundle again"
+        )
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

@@ -10,7 +10,7 @@ SOFTPLUS_SHARPNESS = 3.0
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A residual network: `widths[i]` channels with `blocks` blocks at stage i, each stage at half the side of the last.
+    """A residual network: `widths[i]` channels with `blocks` blocks at stage i, each at half the side of the last.
 
     `space_to_depth` is done first; `features` is d, the length of f(x).
     """

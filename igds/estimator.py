@@ -63,4 +63,6 @@ def estimate(estimator: VariationalEstimator, data: ImageSet, *, batch_size: int
         contextual.append(contextual_kl(p, estimator.class_means[y]))
     contextual = torch.cat(contextual).cpu()
     by_class = tuple(float(contextual[data.labels == label].mean()) for label in range(len(data.classes)))
-    return Estimate(float(torch.cat(correct).mean()), float(torch.cat(prototype).mean()), float(contextual.mean()), by_class)
+    return Estimate(
+        float(torch.cat(correct).mean()), float(torch.cat(prototype).mean()), float(contextual.mean()), by_class
+    )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def image_seeds(seed: int, label: int, n: int) -> tuple[int, ...]:
-    """One seed for each of the `n` images of class `label` in the run `seed`; the first m of them do not depend on n."""
+    """One seed for each of the `n` images of class `label` in the run `seed`; image i's does not depend on n."""
     return tuple(int(np.random.SeedSequence([seed, label, i]).generate_state(1, np.uint32)[0]) for i in range(n))
 
 

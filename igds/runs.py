@@ -44,7 +44,7 @@ class Run:
 
     @classmethod
     def of(cls, bundle: Bundle, **settings) -> "Run":
-        """A run on `bundle`: settings that are absent or None are the card's defaults. ValueError for any that is wrong."""
+        """A run on `bundle`; settings that are absent or None are the card's defaults. ValueError for a wrong one."""
         known = {f.name for f in fields(cls)} - {"bundle"}
         unknown = sorted(settings.keys() - known)
         if unknown:
@@ -63,9 +63,11 @@ class Run:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
         wrong = [column for column in self.columns if column not in COLUMNS]
         if wrong or not self.columns or len(set(self.columns)) < len(self.columns):
-            raise ValueError(f"columns must be different ones of {', '.join(COLUMNS)}, got {', '.join(self.columns) or 'none'}")
+            raise ValueError(
+                f"columns must be different ones of {', '.join(COLUMNS)}, got {', '.join(self.columns) or 'none'}"
+            )
         bundle.prior.schedule.respaced(self.steps)
-        self.guidance
+        self.batches(bundle)
         label = bundle.classes[bundle.label_of(self.label)]
         return self if label == self.label else Run(**{**vars(self), "label": label})
 
@@ -176,7 +178,7 @@ class Record:
                 "threads": torch.get_num_threads(),
                 "device": str(self.bundle.device),
             },
-            "note": "With beta > 0 the images of a class batch depend on each other: a seed alone does not identify one.",
+            "note": "With beta > 0 the images of a batch depend on each other: a seed alone does not identify one.",
         }
 
     def curves_csv(self) -> str:
@@ -203,5 +205,5 @@ class Record:
 
 
 def class_folder(label: int, name: str) -> str:
-    """A folder name that sorts in label order and is safe on every file system: 0, "T-shirt/top" to "0000_t-shirt-top"."""
+    """A folder name that sorts in label order, safe on every file system: (0, "T-shirt/top") to "0000_t-shirt-top"."""
     return f"{label:04d}_{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"

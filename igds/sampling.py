@@ -1,6 +1,7 @@
 """Information-guided diffusion sampling: algorithm 2, as a generator of its steps."""
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -74,7 +75,7 @@ class BatchState:
 
 @dataclass(frozen=True)
 class Step:
-    """Step `index` of `steps` (from 0), at timestep `t` of the full schedule; `batches` in the order they were given."""
+    """Step `index` of `steps` (from 0) at timestep `t` of the full schedule; `batches` in the order they were given."""
 
     index: int
     steps: int
@@ -85,9 +86,7 @@ class Step:
 COLUMNS = ("unguided", "prototype", "contextual")
 
 
-def paired(
-    label: int, seeds: Sequence[int], guidance: Guidance, columns: Sequence[str] = COLUMNS
-) -> list[ClassBatch]:
+def paired(label: int, seeds: Sequence[int], guidance: Guidance, columns: Sequence[str] = COLUMNS) -> list[ClassBatch]:
     """The same noise three ways: unguided (η = 0), prototype (β = 0) and contextual (`guidance` as it is)."""
     ways = {"unguided": replace(guidance, eta=0.0), "prototype": replace(guidance, beta=0.0), "contextual": guidance}
     return [ClassBatch(label, tuple(seeds), ways[column]) for column in columns]
@@ -132,9 +131,8 @@ def sample_progressive(
 
 def sample(prior: Prior, estimator: VariationalEstimator, batches: Sequence[ClassBatch], **settings) -> list[Tensor]:
     """The images of `sample_progressive`, (n, *shape) for each class batch."""
-    for step in sample_progressive(prior, estimator, batches, **settings):
-        pass
-    return [batch.x for batch in step.batches]
+    last = deque(sample_progressive(prior, estimator, batches, **settings), maxlen=1).pop()
+    return [batch.x for batch in last.batches]
 
 
 @torch.no_grad()
@@ -153,7 +151,9 @@ def _sample(prior, estimator, batches, schedule, solver, variance, microbatch) -
         x0 = _guide(estimator, x0, images, images.at_x0, progress, microbatch, terms)
         x_prev = solver(schedule, k, x, x0, z, fraction if variance == "learned" else None)
         x = _guide(estimator, x_prev, images, ~images.at_x0, progress, microbatch, terms)
-        parts = zip(*(tensor.split(sizes) for tensor in (x, x0, terms.prototype, terms.contextual, terms.gradient_norm)))
+        parts = zip(
+            *(tensor.split(sizes) for tensor in (x, x0, terms.prototype, terms.contextual, terms.gradient_norm))
+        )
         yield Step(index, len(schedule), t, tuple(BatchState(*part) for part in parts))
 
 
@@ -234,7 +234,9 @@ def _guide(
 
     q = torch.zeros_like(p)
     for rows, batch in images.batches:
-        q[rows] = estimator.class_means[batch.label] if batch.guidance.reference == "class" else batch_reference(p[rows])
+        q[rows] = (
+            estimator.class_means[batch.label] if batch.guidance.reference == "class" else batch_reference(p[rows])
+        )
     terms.contextual[still] = contextual_kl(p[still], q[still])
 
     for rows in moving.split(microbatch):

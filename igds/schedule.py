@@ -53,6 +53,6 @@ class Schedule:
         return on_x_t, on_x0, ((1 - before) / (1 - alpha_bar) * beta) ** 0.5
 
     def log_variance_range(self, k: int) -> tuple[float, float]:
-        """(log σ̃², log β), between which a `learn_sigma` network interpolates; clipped at k = 0 as guided_diffusion does."""
+        """(log σ̃², log β), between which a `learn_sigma` network interpolates; at k = 0, σ̃² is that of k = 1."""
         variance = self.posterior(max(k, 1))[2] ** 2 if len(self) > 1 else float(self.betas[0])
         return float(np.log(variance)), float(np.log(self.betas[k]))

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from igds.classifiers import ImageClassifier
 from igds.data import ImageSet, to_unit
+from igds.device import has_fast_bfloat16
 from igds.encoders import Encoder, smooth
 from igds.estimator import VariationalEstimator
 from igds.information import contextual_kl
@@ -28,7 +29,7 @@ CHECKPOINT_SECONDS = 120
 
 @dataclass(frozen=True)
 class TrainingEvent:
-    """Progress: `images` seen of `total` (over all sessions of a resumed run), and the mean loss since the last event."""
+    """`images` seen of `total`, over all sessions of a resumed run, and the mean loss since the last event."""
 
     images: int
     total: int
@@ -41,7 +42,9 @@ class PriorObjective(nn.Module):
     def __init__(self, prior: UNetPrior, *, ema: float = 0.9995):
         super().__init__()
         if prior.config.learn_sigma:
-            raise ValueError("train prior fits x̃0 only: set learn_sigma to false (a checkpoint that has it can be sampled)")
+            raise ValueError(
+                "train prior fits x̃0 only: set learn_sigma to false (a checkpoint that has it can be sampled)"
+            )
         self.network = prior
 
         def warmed_up(averaged, current, count):
@@ -75,8 +78,8 @@ class ContrastiveObjective(nn.Module):
     """Algorithm 1: InfoNCE(q, k⁺, queue)/τ − λ·KL(H_q ‖ Q), with a momentum encoder and a queue of keys.
 
     λ = 0 is MoCo (He et al. 2020). Q is the mean of the two views' softmaxes, instance by instance (proposition 5).
-    `noise_share` of the views carry diffusion noise of a random level up to `noise_limit`·T of `schedule`, so that f has
-    seen what it will be asked about while sampling; 0 is the paper's clean f.
+    `noise_share` of the views carry diffusion noise of a random level below `noise_limit`·T of `schedule`: f has then
+    seen what it will be asked about while sampling. 0 is the paper's clean f.
     """
 
     def __init__(
@@ -100,8 +103,7 @@ class ContrastiveObjective(nn.Module):
         self.noise_share, self.noise_limit = noise_share, noise_limit
         keys = torch.randn(queue, encoder.config.features, generator=torch.Generator().manual_seed(0))
         self.register_buffer("queue", F.normalize(keys, dim=1))
-        alpha_bars = torch.tensor(schedule.alpha_bars, dtype=torch.float32)
-        self.register_buffer("alpha_bars", alpha_bars, persistent=False)
+        self.schedule = schedule
 
     def forward(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         x = to_unit(images)
@@ -116,14 +118,7 @@ class ContrastiveObjective(nn.Module):
 
     def _view(self, x: Tensor, generator: torch.Generator) -> Tensor:
         x = self.augment(x, generator)
-        if not self.noise_share:
-            return x
-        n, device = len(x), x.device
-        noisy = torch.rand(n, generator=generator, device=device) < self.noise_share
-        levels = int(self.noise_limit * len(self.alpha_bars))
-        t = torch.randint(levels, (n,), generator=generator, device=device)
-        alpha_bar = torch.where(noisy, self.alpha_bars[t], 1.0)[:, None, None, None]
-        return alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * torch.randn(x.shape, generator=generator, device=device)
+        return add_noise(x, self.schedule, generator, share=self.noise_share, limit=self.noise_limit)
 
     def after_step(self) -> None:
         with torch.no_grad():
@@ -268,11 +263,16 @@ class Training:
             ) from None
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is faster than float32 there: CUDA, and CPUs with the instructions for it."""
-    if device.type != "cpu":
-        return True
-    return any(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile"))
+def add_noise(x: Tensor, schedule: Schedule, generator: torch.Generator, *, share: float, limit: float) -> Tensor:
+    """A random `share` of the images x (n, C, H, W) made x_t at a uniform t below `limit`·T; the rest as they are."""
+    if not share:
+        return x
+    n, device = len(x), x.device
+    noisy = torch.rand(n, generator=generator, device=device) < share
+    t = torch.randint(int(limit * len(schedule)), (n,), generator=generator, device=device)
+    alpha_bars = torch.tensor(schedule.alpha_bars, dtype=torch.float32, device=device)
+    alpha_bar = torch.where(noisy, alpha_bars[t], 1.0)[:, None, None, None]
+    return alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * torch.randn(x.shape, generator=generator, device=device)
 
 
 @torch.no_grad()

@@ -43,8 +43,8 @@ class MixturePrior:
         class_weights = torch.ones(classes) if class_weights is None else class_weights
         if stds.shape != (classes, modes) or weights.shape != (classes, modes) or class_weights.shape != (classes,):
             raise ValueError(
-                f"for means of shape {tuple(means.shape)}, stds and weights must be ({classes}, {modes}) and class_weights "
-                f"({classes},); got {tuple(stds.shape)}, {tuple(weights.shape)} and {tuple(class_weights.shape)}"
+                f"for means of shape {tuple(means.shape)}, stds and weights must be ({classes}, {modes}) "
+                f"and class_weights ({classes},); got {tuple(stds.shape)}, {tuple(weights.shape)} and {tuple(class_weights.shape)}"
             )
         if not (stds > 0).all():
             raise ValueError("stds must be positive")
@@ -59,7 +59,7 @@ class MixturePrior:
         self._log_class_weights = torch.log(class_weights / class_weights.sum())
 
     def _log_joint(self, x: Tensor, y: Tensor, alpha_bar: float) -> Tensor:
-        """log of weight × density of each mode of class y at noise level ᾱ: x (n, D), y (n,) to (n, M)."""
+        """log of weight × density of each mode of class y at noise level ᾱ, for x (n, D): (n, M)."""
         variance = alpha_bar * self._stds[y] ** 2 + 1 - alpha_bar
         distance = (x[:, None] - alpha_bar**0.5 * self._means[y]).square().sum(-1)
         dimension = x.shape[1]
@@ -111,5 +111,8 @@ class MixturePrior:
         contextual = -self.log_density(x, y)
         error = samples**0.5
         return Information(
-            float(prototype.mean()), float(prototype.std()) / error, float(contextual.mean()), float(contextual.std()) / error
+            float(prototype.mean()),
+            float(prototype.std()) / error,
+            float(contextual.mean()),
+            float(contextual.std()) / error,
         )

@@ -1,0 +1,127 @@
+"""From trained parts to a bundle: fit g, measure everything on held-out data, write the card."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from igds.bundle import save_bundle
+from igds.data import ImageSet, picture, to_bytes
+from igds.estimator import VariationalEstimator, estimate
+from igds.measures import class_balanced, features_and_logits, frechet_distance, nearest_distance
+from igds.priors.base import Prior
+from igds.recipes import Recipe
+from igds.rng import image_seeds
+from igds.sampling import ClassBatch, Guidance, sample
+
+GALLERY_PER_CLASS = 24
+SAMPLES_PER_CLASS = 200
+
+
+def assemble(
+    recipe: Recipe, train: ImageSet, test: ImageSet, *, work: Path, out: Path, device: torch.device
+) -> Iterator[str]:
+    """Write the bundle `out` from the checkpoints in `work`; yields a line of text for every stage that is done.
+
+    Raises FileNotFoundError where a part has not been trained.
+    """
+    for part in recipe.budgets:
+        if not (work / f"{part}.pt").exists():
+            raise FileNotFoundError(f"{work / f'{part}.pt'} is missing: run `train {part}` first")
+    return _assemble(recipe, train, test, work, out, device)
+
+
+def _assemble(recipe, train, test, work, out, device) -> Iterator[str]:
+    trainings = {part: recipe.training(part, train, folder=work, device=device) for part in recipe.budgets}
+    prior, encoder, classifier = (
+        training.objective.result.eval().requires_grad_(False) for training in trainings.values()
+    )
+    estimator = recipe.estimator(encoder, train)
+    held_out = estimate(estimator, test)
+    yield f"estimator: {held_out.accuracy:.1%} linear accuracy on the test set"
+
+    features, logits = features_and_logits(classifier, test.images)
+    judge_accuracy = float((logits.argmax(1) == test.labels).float().mean())
+    yield f"classifier: {judge_accuracy:.1%} on the test set"
+
+    per_class = min(SAMPLES_PER_CLASS, int(torch.bincount(test.labels).min()))
+    labels = torch.arange(len(train.classes)).repeat_interleave(per_class)
+    images = unguided_images(prior, estimator, per_class, steps=recipe.defaults["steps"])
+    sampled, sampled_logits = features_and_logits(classifier, images)
+    real = class_balanced(train, per_class, seed=1)
+    real_features, _ = features_and_logits(classifier, real.images)
+    train_features, _ = features_and_logits(classifier, train.images)
+    halves = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(0))].chunk(2)
+    copies = nearest_distance(sampled, train_features)
+    recognised = float((sampled_logits.argmax(1) == labels).float().mean())
+    yield f"prior: {len(images)} samples, of which the classifier recognises {recognised:.1%}"
+
+    parameters = {
+        part: sum(p.numel() for p in network.parameters())
+        for part, network in (("prior", prior), ("estimator", estimator), ("classifier", classifier))
+    }
+    card = {
+        "title": recipe.title,
+        "source": recipe.source,
+        "license": recipe.license,
+        "classes": list(train.classes),
+        "defaults": recipe.defaults,
+        "beta_range": list(recipe.beta_range),
+        "parameters": parameters,
+        "training": {
+            part: {"images": training.seen, "minutes": round(training.seconds / 60, 1)}
+            for part, training in trainings.items()
+        }
+        | {"contrastive": recipe.contrastive, "command": "python -m igds train prior|estimator|classifier|bundle"},
+        "measured": {
+            "estimator": {
+                "linear_accuracy_on_test": round(held_out.accuracy, 4),
+                "prototype_information_on_test_nats": round(held_out.prototype, 4),
+                "contextual_information_on_test_nats": round(held_out.contextual, 4),
+                "contextual_information_by_class_nats": [round(value, 4) for value in held_out.contextual_by_class],
+                "classifier_rank": estimator.classifier_rank(),
+            },
+            "classifier": {"accuracy_on_test": round(judge_accuracy, 4)},
+            "prior": {
+                "unguided_samples": len(images),
+                "steps": recipe.defaults["steps"],
+                "solver": recipe.defaults["solver"],
+                "classifier_recognises_samples": round(recognised, 4),
+                "frechet_distance_samples_to_test": round(frechet_distance(sampled, features), 3),
+                "frechet_distance_as_many_training_images_to_test": round(frechet_distance(real_features, features), 3),
+                "frechet_distance_between_halves_of_test": round(frechet_distance(*halves), 3),
+                "nearest_training_image_of_samples": round(float(copies.mean()), 4),
+                "nearest_training_image_of_test_images": round(
+                    float(nearest_distance(features[: len(images)], train_features).mean()), 4
+                ),
+            },
+        },
+    }
+    gallery = torch.stack([test.of_class(label)[:GALLERY_PER_CLASS] for label in range(len(test.classes))])
+    save_bundle(out, card, prior=prior, estimator=estimator, classifier=classifier, gallery=gallery)
+    sheet = contact_sheet(images, train.images[nearest_rows(sampled, train_features)], per_class)
+    sheet.save(out / "samples.png", optimize=True)
+    yield f"written to {out}"
+
+
+def unguided_images(prior: Prior, estimator: VariationalEstimator, per_class: int, *, steps: int) -> Tensor:
+    """`per_class` images of every class from the prior alone, class by class, as bytes."""
+    batches = [ClassBatch(label, image_seeds(0, label, per_class), Guidance()) for label in range(prior.num_classes)]
+    return to_bytes(torch.cat([sample(prior, estimator, [batch], steps=steps)[0] for batch in batches])).cpu()
+
+
+def nearest_rows(features: Tensor, among: Tensor) -> Tensor:
+    """For each row of `features` (n, F) the index (n,) of its nearest row of `among`, by cosine distance."""
+    unit = torch.nn.functional.normalize(among, dim=1)
+    return torch.stack([(unit @ row).argmax() for row in features])
+
+
+def contact_sheet(images: Tensor, nearest: Tensor, per_class: int, *, columns: int = 12) -> Image.Image:
+    """Two rows a class: samples above, the training image nearest to each below."""
+    rows = []
+    for start in range(0, len(images), per_class):
+        for tiles in (images, nearest):
+            rows.append(torch.cat(list(tiles[start : start + columns]), dim=2))
+    return picture(torch.cat(rows, dim=1))

@@ -1,0 +1,267 @@
+"""The command line: python -m igds."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from igds.bundle import DEFAULT, PARTS, bundle_path, embedded_bundles, load_bundle, read_card
+from igds.card import assemble
+from igds.device import DEVICES, choose_device
+from igds.recipes import RECIPES
+from igds.runs import MAX_IPC, Record, Run
+from igds.sampling import PLACES, REFERENCES, SOLVERS
+
+DESCRIPTION = """\
+Information-Guided Diffusion Sampling: makes a few images of a class that carry as much of
+I(X;Y) + β·H(X|Y) as possible. β = 0 gives prototypes; a larger β gives them variety.
+"""
+SAMPLE_EXAMPLES = """\
+examples:
+  python -m igds sample --label Sneaker --out sneakers
+      the bundle's own IPC, β, η and steps
+  python -m igds sample --label Sneaker --ipc 10 --beta 0 --seed 3 --out prototypes
+      prototype information only
+  python -m igds sample --label Sneaker --paired --out three-ways
+      unguided, prototype and contextual from the same noise, one folder each
+  python -m igds sample --run sneakers/run.json --out again
+      the same images once more, bit for bit on the same machine
+
+DIR holds one folder a class with 0000.png, 0001.png, ..., run.json (every setting) and
+curves.csv (the two bounds at each step, in nats).
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 on success, 2 with one sentence on standard error for what the user can put right."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"igds: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nigds: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the output'}: {error.strerror.lower()}; free space or choose another place"
+    return str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m igds", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_sample(commands)
+    _add_info(commands)
+    _add_train(commands)
+    return parser
+
+
+def _add_sample(commands) -> None:
+    parser = commands.add_parser(
+        "sample",
+        help="sample one class's images",
+        description="Sample the images of one class, guided by the bundle's estimator.",
+        epilog=SAMPLE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=_sample)
+    parser.add_argument("--bundle", help=f"name of an embedded bundle or path of a folder (default: {DEFAULT})")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where to write; must not exist or be empty"
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN.JSON", help="take every setting from the run.json of another run"
+    )
+    parser.add_argument("--label", metavar="CLASS", help="class name, see `info` (default: the first)")
+    parser.add_argument("--ipc", type=int, help=f"images per class, made together, 1 to {MAX_IPC}")
+    parser.add_argument("--beta", type=float, help="weight of contextual information; 0 gives prototypes")
+    parser.add_argument("--eta", type=float, help="step size of the guidance, eq. 31; 0 only measures")
+    parser.add_argument("--steps", type=int, help="network evaluations; more is finer and slower")
+    parser.add_argument("--seed", type=int, help="of the noise; image i of a class has the same noise for every IPC")
+    parser.add_argument("--solver", choices=sorted(SOLVERS), help="ddpm (the paper's, random) or ddim (deterministic)")
+    parser.add_argument(
+        "--reference",
+        choices=REFERENCES,
+        help="what images are held against: each other (batch) or the data's class mean",
+    )
+    parser.add_argument(
+        "--at", choices=PLACES, help="guide x'_{t-1} (x_prev, the paper's) or the predicted clean image (x0)"
+    )
+    parser.add_argument(
+        "--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide while t/T is between these"
+    )
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--unguided", action="store_true", help="no guidance: what the prior alone would draw")
+    ways.add_argument("--paired", action="store_true", help="unguided, prototype and contextual from the same noise")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+
+
+def _sample(options) -> None:
+    settings = {
+        name: getattr(options, name)
+        for name in ("label", "ipc", "beta", "eta", "steps", "seed", "solver", "reference", "at", "interval")
+    }
+    settings["columns"] = ["unguided"] if options.unguided else ["contextual"]
+    if options.paired:
+        settings["columns"] = None
+    bundle_name = options.bundle
+    if options.run:
+        if (
+            options.unguided
+            or options.paired
+            or any(settings[name] is not None for name in settings if name != "columns")
+        ):
+            raise ValueError("--run brings every setting with it: give no other setting beside it")
+        settings = _read_settings(options.run)
+        bundle_name = bundle_name or settings.pop("bundle", None)
+        settings.pop("bundle", None)
+    _check_free(options.out)
+    bundle = load_bundle(bundle_name or DEFAULT, device=choose_device(options.device))
+    run = Run.of(bundle, **settings)
+    if run.ipc == 1 and run.beta > 0 and run.reference == "batch":
+        print(
+            "igds: with one image p equals its own mean, so β has no effect; --reference class lets it act",
+            file=sys.stderr,
+        )
+    record = Record(run, bundle)
+    with tqdm(run.start(bundle), total=run.steps, unit="step", desc=f"{run.label} ×{run.ipc}") as progress:
+        for step in progress:
+            record.add(step)
+            last = step.batches[-1]
+            progress.set_postfix_str(
+                f"I {float(last.prototype.mean()):.2f}, H {float(last.contextual.mean()):.2f} nats"
+            )
+    write_files(record.files(), options.out)
+    for column, figures in record.verdict().items():
+        row = next(row for row in reversed(record.curves) if row["column"] == column)
+        print(
+            f"{column}: I(X;Y) {row['prototype_nats']:.2f} nats, H(X|Y) {row['contextual_nats']:.2f} nats; "
+            f"the independent classifier recognises {figures['accuracy']:.0%}, mean feature distance {figures['diversity']:.3f}"
+        )
+    print(f"written to {options.out}")
+
+
+def _read_settings(path: Path) -> dict:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        return dict(settings)
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is not the run.json of a run: give one that `sample` or the page wrote") from None
+
+
+def _check_free(folder: Path) -> None:
+    """Before anything is computed: the folder can be made, and holds nothing that would be lost."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: choose another --out, nothing was written")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: choose another --out, nothing was written")
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".igds"
+    probe.touch()
+    probe.unlink()
+
+
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Write all of `files` (by relative path) under `folder`, or nothing: a full disk leaves no half of a result."""
+    try:
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    except OSError:
+        for child in folder.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        raise
+
+
+def _add_info(commands) -> None:
+    parser = commands.add_parser(
+        "info", help="what a bundle holds", description="Show a bundle's classes, defaults and figures."
+    )
+    parser.set_defaults(command=_info)
+    parser.add_argument("bundle", nargs="?", help="name or path; without it, the embedded bundles are listed")
+
+
+def _info(options) -> None:
+    if options.bundle is None:
+        for name in embedded_bundles():
+            print(f"{name}: {read_card(bundle_path(name))['title']}")
+        return
+    path = bundle_path(options.bundle)
+    card = read_card(path)
+    print(
+        f"{path.name}: {card['title']}\nfrom {card.get('source', 'unknown')}; licence: {card.get('license', 'unknown')}"
+    )
+    print("classes: " + ", ".join(card["classes"]))
+    print("defaults: " + ", ".join(f"{name} {value}" for name, value in card["defaults"].items()))
+    for part, figures in card.get("measured", {}).items():
+        print(f"{part}:")
+        for name, value in figures.items():
+            print(f"  {name.replace('_', ' ')}: {value}")
+
+
+def _add_train(commands) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a bundle, part by part",
+        description="Train the parts of a bundle, each resumable by the same command, then measure and assemble them. "
+        "prior, estimator and classifier are independent of each other; bundle comes last.",
+    )
+    parser.set_defaults(command=_train)
+    parser.add_argument("part", choices=[*PARTS, "bundle"])
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default=DEFAULT, help="data, networks and budgets")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the data set's original files are")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="checkpoints (default: training/RECIPE)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="bundle only: the folder to write (default: bundles/RECIPE)"
+    )
+    parser.add_argument("--images", type=int, help="training length (default: the recipe's)")
+    parser.add_argument("--minutes", type=float, help="stop after this time; the same command goes on from there")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network first: pays from about 50,000 images on"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+
+
+def _train(options) -> None:
+    for name in ("images", "minutes"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} must be more than 0, got {value}")
+    recipe = RECIPES[options.recipe]
+    work = options.work or Path("training") / options.recipe
+    device = choose_device(options.device)
+    load = {"folder": options.data}
+    if options.part == "bundle":
+        out = options.out or Path("bundles") / options.recipe
+        steps = assemble(
+            recipe, recipe.load("train", **load), recipe.load("test", **load), work=work, out=out, device=device
+        )
+        for message in steps:
+            print(message, flush=True)
+        return
+    data = recipe.load("train", **load)
+    training = recipe.training(
+        options.part, data, folder=work, images=options.images, device=device, compile=options.compile
+    )
+    _follow(training.run(minutes=options.minutes), training.seen, training.images, options.part)
+    if training.seen < training.images:
+        print(f"{training.seen:,} of {training.images:,} images seen: the same command goes on from there")
+
+
+def _follow(events: Iterator, seen: int, total: int, name: str) -> None:
+    with tqdm(total=total, initial=seen, unit="img", desc=name, smoothing=0.05) as progress:
+        for event in events:
+            progress.update(event.images - progress.n)
+            progress.set_postfix_str(f"loss {event.loss:.4f}")

@@ -1,0 +1,131 @@
+"""How each embedded bundle is made: its data, networks and training budgets, in one place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from igds.augmentation import classifier_view, contrastive_view
+from igds.classifiers import ImageClassifier
+from igds.data import ImageSet, fashion_mnist
+from igds.encoders import Encoder, EncoderConfig
+from igds.estimator import VariationalEstimator
+from igds.priors.unet import UNetConfig, UNetPrior
+from igds.training import (
+    ClassifierObjective,
+    ContrastiveObjective,
+    PriorObjective,
+    Training,
+    add_noise,
+    train_linear_classifier,
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long one part is trained by default, and how."""
+
+    images: int
+    batch_size: int
+    learning_rate: float
+    decay: float
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A bundle before it is trained. `defaults` and `beta_range` are what the card will offer its users."""
+
+    title: str
+    source: str
+    license: str
+    load: Callable[..., ImageSet]
+    prior: UNetConfig
+    encoder: EncoderConfig
+    classifier: EncoderConfig
+    budgets: dict[str, Budget]
+    contrastive: dict
+    tau: float
+    defaults: dict
+    beta_range: tuple[float, float]
+    notes: dict = field(default_factory=dict)
+
+    def training(self, part: str, data: ImageSet, *, folder: Path, images: int | None = None, **options) -> Training:
+        """The resumable training of "prior", "estimator" or "classifier"; its checkpoint is `folder`/`part`.pt."""
+        budget = self.budgets[part]
+        torch.manual_seed(0)  # the networks' initial weights; everything later is drawn from the training's own stream
+        return Training(
+            self._objective(part),
+            data,
+            images=images or budget.images,
+            batch_size=budget.batch_size,
+            learning_rate=budget.learning_rate,
+            weight_decay=budget.weight_decay,
+            decay=budget.decay,
+            checkpoint=folder / f"{part}.pt",
+            **options,
+        )
+
+    def _objective(self, part: str):
+        if part == "prior":
+            return PriorObjective(UNetPrior(self.prior))
+        if part == "classifier":
+            return ClassifierObjective(ImageClassifier(self.classifier, self.prior.num_classes), classifier_view)
+        schedule = UNetPrior(self.prior).schedule
+        return ContrastiveObjective(Encoder(self.encoder), contrastive_view, schedule=schedule, **self.contrastive)
+
+    def estimator(self, encoder: Encoder, data: ImageSet) -> VariationalEstimator:
+        """f made smooth and frozen, then g on its features of clean images and of noisy ones, as f was trained."""
+        schedule = UNetPrior(self.prior).schedule
+        share, limit = self.contrastive.get("noise_share", 0.0), self.contrastive.get("noise_limit", 0.7)
+
+        def noisy(x: Tensor, generator: torch.Generator) -> Tensor:
+            return add_noise(x, schedule, generator, share=1.0, limit=limit)
+
+        return train_linear_classifier(encoder, data, tau=self.tau, views=noisy if share else None)
+
+
+RECIPES = {
+    "fashion-mnist": Recipe(
+        title="Fashion-MNIST, 32×32 grey",
+        source="Fashion-MNIST, Zalando Research (Xiao et al. 2017)",
+        license="MIT, weights and gallery alike",
+        load=fashion_mnist,
+        prior=UNetConfig(
+            image_size=32,
+            channels=1,
+            num_classes=10,
+            num_channels=64,
+            num_res_blocks=1,
+            channel_mult="1,2,2",
+            attention_resolutions="8",
+            num_head_channels=32,
+            use_scale_shift_norm=True,
+            space_to_depth=2,
+            prediction="v",
+            noise_schedule="cosine",
+        ),
+        encoder=EncoderConfig(channels=1, widths=(32, 64, 128)),
+        classifier=EncoderConfig(channels=1, widths=(64, 128, 256)),
+        budgets={
+            "prior": Budget(images=640_000, batch_size=64, learning_rate=5e-4, decay=0.4),
+            "estimator": Budget(images=1_500_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=1e-4),
+            "classifier": Budget(images=900_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+        },
+        contrastive={"tau": 0.07, "lambda_": 1.0, "noise_share": 0.7, "noise_limit": 0.7},
+        tau=0.03,
+        defaults={
+            "ipc": 8,
+            "beta": 3.0,
+            "eta": 0.3,
+            "steps": 50,
+            "solver": "ddpm",
+            "reference": "batch",
+            "at": "x_prev",
+            "interval": [0.0, 1.0],
+        },
+        beta_range=(0.0, 10.0),
+    ),
+}
