@@ -147,7 +147,8 @@ def _sample(options) -> None:
         row = next(row for row in reversed(record.curves) if row["column"] == column)
         print(
             f"{column}: I(X;Y) {row['prototype_nats']:.2f} nats, H(X|Y) {row['contextual_nats']:.2f} nats; "
-            f"the independent classifier recognises {figures['accuracy']:.0%}, mean feature distance {figures['diversity']:.3f}"
+            f"the independent classifier recognises {figures['accuracy']:.0%}, "
+            f"mean feature distance {figures['diversity']:.3f}"
         )
     print(f"written to {options.out}")
 

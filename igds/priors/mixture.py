@@ -44,7 +44,8 @@ class MixturePrior:
         if stds.shape != (classes, modes) or weights.shape != (classes, modes) or class_weights.shape != (classes,):
             raise ValueError(
                 f"for means of shape {tuple(means.shape)}, stds and weights must be ({classes}, {modes}) "
-                f"and class_weights ({classes},); got {tuple(stds.shape)}, {tuple(weights.shape)} and {tuple(class_weights.shape)}"
+                f"and class_weights ({classes},); "
+                f"got {tuple(stds.shape)}, {tuple(weights.shape)} and {tuple(class_weights.shape)}"
             )
         if not (stds > 0).all():
             raise ValueError("stds must be positive")
