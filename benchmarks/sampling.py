@@ -1,15 +1,11 @@
-"""What a step costs: python benchmarks/sampling.py [--bundle fashion-mnist]
+"""What a step costs: python -m benchmarks.sampling [--bundle fashion-mnist]
 
 Ratios are medians over pairs taken in turn in this one run, so that a machine whose speed drifts does not decide them.
 """
 
 import argparse
 import statistics
-import sys
 import time
-from pathlib import Path
-
-sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
