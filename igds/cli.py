@@ -1,6 +1,7 @@
 """The command line: python -m igds."""
 
 import argparse
+import errno
 import json
 import shutil
 import sys
@@ -51,9 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'the output'}: {error.strerror.lower()}; free space or choose another place"
-    return str(error)
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    place = error.filename or "the output folder"
+    remedies = {
+        errno.ENOSPC: "is on a full disk: free some space or choose another place; nothing was kept",
+        errno.ENOENT: "does not exist: check the path",
+        errno.EACCES: "may not be written or read by you: choose another place",
+        errno.EROFS: "is on a read-only disk: choose another place",
+    }
+    return f"{place} {remedies.get(error.errno, f'cannot be used ({error.strerror}): choose another place')}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,11 +131,13 @@ def _sample(options) -> None:
             or any(settings[name] is not None for name in settings if name != "columns")
         ):
             raise ValueError("--run brings every setting with it: give no other setting beside it")
-        settings = _read_settings(options.run)
-        bundle_name = bundle_name or settings.pop("bundle", None)
+        settings, checksum = _read_run(options.run)
+        bundle_name = bundle_name or settings.get("bundle")
         settings.pop("bundle", None)
     _check_free(options.out)
     bundle = load_bundle(bundle_name or DEFAULT, device=choose_device(options.device))
+    if options.run and checksum != bundle.checksum():
+        print(f"igds: {options.run} was made with other weights than {bundle.name} has now", file=sys.stderr)
     run = Run.of(bundle, **settings)
     if run.ipc == 1 and run.beta > 0 and run.reference == "batch":
         print(
@@ -153,10 +163,11 @@ def _sample(options) -> None:
     print(f"written to {options.out}")
 
 
-def _read_settings(path: Path) -> dict:
+def _read_run(path: Path) -> tuple[dict, str]:
+    """The settings in a run.json, and the checksum of the bundle that it was made with."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        return dict(settings)
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return dict(run["settings"]), run["bundle_sha256"]
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{path} is not the run.json of a run: give one that `sample` or the page wrote") from None
 

@@ -40,6 +40,11 @@ def tiny_estimator(classes: int = 3) -> VariationalEstimator:
     return randomise(VariationalEstimator(encoder, classes, features=16, tau=0.07), seed=2)
 
 
+@pytest.fixture(scope="session", name="randomise")
+def randomise_fixture():
+    return randomise
+
+
 @pytest.fixture(autouse=True, scope="session")
 def two_threads():
     torch.set_num_threads(2)
