@@ -223,7 +223,7 @@ def _guide(
     p = torch.zeros(len(x), estimator.class_means.shape[1], device=x.device)
 
     # Q̂ needs the p of every image of a class before any gradient: with several micro-batches they are seen twice.
-    for rows in (still if whole else here.nonzero()[:, 0]).split(microbatch):
+    for rows in _micro(still if whole else here.nonzero()[:, 0], microbatch):
         log_probs, p[rows] = estimator(x[rows])
         terms.prototype[rows] = prototype_information(log_probs, images.y[rows], estimator.label_entropy)
     if whole and len(moving):
@@ -239,7 +239,7 @@ def _guide(
         )
     terms.contextual[still] = contextual_kl(p[still], q[still])
 
-    for rows in moving.split(microbatch):
+    for rows in _micro(moving, microbatch):
         with torch.enable_grad():
             if not whole:
                 x_part = x[rows].requires_grad_()
@@ -252,6 +252,10 @@ def _guide(
         terms.gradient_norm[rows] = gradient.flatten(1).norm(dim=1)
         moved[rows] = x[rows] + _per_image(images.eta[rows], x) * gradient
     return moved
+
+
+def _micro(rows: Tensor, size: int) -> Sequence[Tensor]:
+    return rows.split(size) if len(rows) else ()
 
 
 def _per_image(values: Tensor, like: Tensor) -> Tensor:
