@@ -1,0 +1,196 @@
+"""One visitor's run and the one model that all visitors share. Knows no page."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from app.figures import frame, frame_of, grid_shape, noise_frame
+from app.settings import query_of
+from app.words import bound_of, captions, credit, headline, images, results
+from igds.bundle import Bundle
+from igds.rng import NoiseStreams, image_seeds
+from igds.runs import Record, Run
+from igds.sampling import Step
+
+REAL_IMAGES, REAL_COLUMNS = 8, 2
+
+_tickets = itertools.count(1)
+
+
+class Line:
+    """The visitors whose runs have not ended, in the order in which they asked."""
+
+    def __init__(self):
+        self._places: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def join(self, visitor: str = "") -> int:
+        with self._lock:
+            ticket = next(_tickets)
+            self._places[ticket] = visitor
+            return ticket
+
+    def leave(self, ticket: int | None) -> None:
+        with self._lock:
+            self._places.pop(ticket, None)
+
+    def forget(self, visitor: str) -> None:
+        """Take away every place of a visitor who has closed the page."""
+        with self._lock:
+            self._places = {ticket: owner for ticket, owner in self._places.items() if owner != visitor}
+
+    def ahead(self, ticket: int) -> int:
+        """How many runs come before this one, the one on the model included."""
+        with self._lock:
+            return list(self._places).index(ticket) if ticket in self._places else 0
+
+
+@dataclass
+class Session:
+    """What one visitor has: the run that was asked for, and the record of the one on the stage. CPU data only.
+
+    `ticket` is the place in the line of the run that waits or runs; None when nothing does. `steps` are the payloads
+    as the stage got them.
+    """
+
+    ticket: int | None = None
+    wanted: Run | None = None
+    record: Record | None = None
+    state: str = "idle"
+    head: dict = field(default_factory=dict)
+    steps: list[dict] = field(default_factory=list)
+
+    @property
+    def has_frames(self) -> bool:
+        return bool(self.steps) and self.state in ("finished", "stopped")
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state == "finished"
+
+    def end(self, state: str) -> dict:
+        """Close the run: "finished", "stopped" or "failed"; the stage's last payload."""
+        self.state, self.ticket = state, None
+        return self.ending()
+
+    def ending(self) -> dict:
+        return {"kind": "end", "run": self.head.get("run"), "state": self.state, "count": len(self.steps)}
+
+    def since(self, have: int) -> dict:
+        """The run again from step `have` on, for a stage that missed some: a slow page, or one that was asleep."""
+        payloads = [self.head, *self.steps[have:]] if self.head else []
+        if self.state in ("finished", "stopped", "failed"):
+            payloads.append(self.ending())
+        return {"kind": "many", "payloads": payloads}
+
+
+class Studio:
+    """The model and its line. One step is computed at a time, whoever it is for."""
+
+    def __init__(self, bundle: Bundle):
+        self.bundle = bundle
+        self.line = Line()
+        self._lock = threading.Lock()  # a cancelled run leaves Gradio's queue before its last step has ended
+
+    def steps(self, run: Run) -> Iterator[Step]:
+        """The steps of a run, each computed while nobody else's is."""
+        steps = run.start(self.bundle)
+        try:
+            while True:
+                with self._lock:
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
+        finally:
+            steps.close()
+
+    def play(self, session: Session, ticket: int) -> Iterator[dict]:
+        """The session's wanted run as payloads for the stage: its head, its steps, its end.
+
+        Ends without another word where the visitor has stopped it, which the ticket tells.
+        """
+        run, started = session.wanted, time.monotonic()
+        session.record, session.steps, session.state = Record(run, self.bundle), [], "running"
+        session.head = head_of(run, self.bundle, ticket)
+        try:
+            yield session.head
+            for step in self.steps(run):
+                if session.ticket != ticket:
+                    return
+                session.record.add(step)
+                session.steps.append(payload_of(step, ticket, time.monotonic() - started))
+                yield session.steps[-1]
+            yield session.end("finished")
+        finally:
+            self.line.leave(ticket)
+
+    def judged(self, record: Record) -> str:
+        """The verdict on a finished run, as HTML."""
+        with self._lock:
+            return results(record)
+
+    def record(self, run: Run) -> Record:
+        """A whole run at once."""
+        record, ticket = Record(run, self.bundle), self.line.join()
+        try:
+            for step in self.steps(run):
+                record.add(step)
+        finally:
+            self.line.leave(ticket)
+        return record
+
+
+def about(run: Run, bundle: Bundle) -> dict:
+    """What the stage must know of a run before its first step: words, layout, bounds, real images."""
+    return {
+        "title": headline(run),
+        "label": run.label,
+        "columns": [{"name": name, "caption": caption} for name, caption in captions(run).items()],
+        "timesteps": len(bundle.prior.schedule),
+        "images": run.ipc,
+        "grid": grid_shape(run.ipc),
+        "bounds": {key: bound_of(key, run, bundle) for key in ("prototype", "contextual")},
+        "real": frame(bundle.gallery[bundle.label_of(run.label)][:REAL_IMAGES], columns=REAL_COLUMNS),
+        "credit": credit(bundle),
+    }
+
+
+def head_of(run: Run, bundle: Bundle, ticket: int) -> dict:
+    return {
+        **about(run, bundle),
+        "kind": "start",
+        "run": ticket,
+        "count": run.steps,
+        "query": query_of(run),
+        "recording": False,
+    }
+
+
+def payload_of(step: Step, ticket: int, elapsed: float) -> dict:
+    """One step for the stage: x̃0 of each column, at the last step the images themselves, and the two curves' points."""
+    last = step.index + 1 == step.steps
+    return {
+        "kind": "step",
+        "run": ticket,
+        "index": step.index,
+        "t": step.t,
+        "frames": [frame_of(batch.x if last else batch.x0) for batch in step.batches],
+        "prototype": [round(float(batch.prototype.mean()), 5) for batch in step.batches],
+        "contextual": [round(float(batch.contextual.mean()), 5) for batch in step.batches],
+        "elapsed": round(elapsed, 3),
+    }
+
+
+def preview_of(run: Run, bundle: Bundle) -> dict:
+    """The stage before a run: the very noise it would start from, and real images of its class."""
+    label = bundle.label_of(run.label)
+    noise = NoiseStreams(image_seeds(run.seed, label, run.ipc)).draw(bundle.prior.shape)
+    return {
+        **about(run, bundle),
+        "kind": "idle",
+        "hint": f"This noise becomes {images(run.ipc)}, three ways. Press Start",
+        "noise": [noise_frame(noise)] * len(run.columns),
+    }

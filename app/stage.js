@@ -1,0 +1,377 @@
+// Runs once a page inside gr.HTML, which gives it `element`, `props`, `watch` and `trigger`. It keeps every step that
+// the server sends, so that scrubbing, playing and the cursors on the curves need no server.
+
+const stage = element.querySelector(".stage");
+const find = (selector) => stage.querySelector(selector);
+const columns = [...stage.querySelectorAll("[data-column]")];
+const charts = [...stage.querySelectorAll(".curve")];
+const [play, range, readout, link] = [".play", ".range", ".readout", ".link"].map(find);
+const ICONS = { play: "M4 2.5v11l9-5.5z", pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z" };
+const FRAME_MS = 110;
+const LOWEST = -1; // the class term is unbounded below while the picture is noise
+
+let head = null; // of the run on the stage
+let steps = [];
+let state = "idle";
+let shown = -1;
+let following = true; // the newest step is shown as it comes
+let timer = null; // while playing
+let asked = false;
+let tile = -1;
+
+function receive(payload) {
+  if (!payload) return;
+  if (payload.kind === "many") {
+    asked = false;
+    payload.payloads.forEach(receive);
+  } else if (payload.kind === "idle") {
+    if (!head) preview(payload);
+  } else if (head && payload.run < head.run) {
+    return; // the last word of a run that another one has replaced
+  } else if (payload.kind === "start") {
+    if (!head || payload.run !== head.run) begin(payload);
+  } else if (!head || payload.run !== head.run) {
+    ask(0);
+  } else if (payload.kind === "step") {
+    if (payload.index > steps.length) ask(steps.length);
+    if (payload.index === steps.length) append(payload);
+  } else if (payload.kind === "end") {
+    if (payload.count > steps.length) ask(steps.length);
+    state = payload.state;
+    following = false;
+    render();
+  }
+}
+
+// Two steps that arrive within one turn of the page leave only the later one in props.value: the server has the rest.
+function ask(have) {
+  if (asked) return;
+  asked = true;
+  trigger("missing", { have });
+}
+
+function preview(idle) {
+  find(".title").textContent = idle.title;
+  find(".state").textContent = idle.hint;
+  describe(idle);
+  columns.forEach((figure, i) => paint(figure, idle.noise[i], "Noise, the same in every column", idle.grid));
+  charts.forEach((figure) => draw(figure, idle));
+}
+
+function begin(newHead) {
+  stopPlaying();
+  [head, steps, state, shown, following, asked] = [newHead, [], "running", -1, true, false];
+  find(".title").textContent = head.title;
+  describe(head);
+  range.max = head.count;
+  if (!head.recording) history.replaceState(history.state, "", address());
+  columns.forEach((figure) => figure.querySelector(".sheet img").style.removeProperty("opacity"));
+  if (matchMedia("(max-width: 900px)").matches && !head.recording) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+  }
+  render();
+}
+
+// What holds for a whole run: captions, real images, bounds in words.
+function describe(about) {
+  columns.forEach((figure, i) => {
+    figure.querySelector("b").textContent = about.columns[i].name;
+    figure.querySelector("span").textContent = about.columns[i].caption;
+  });
+  const real = find(".real img");
+  real.src = about.real;
+  real.hidden = false;
+  real.alt = `Real images of the class ${about.label}`;
+  find(".credit").textContent = about.credit;
+  charts.forEach((figure) => {
+    const bound = about.bounds[figure.dataset.key];
+    figure.querySelector(".bound").textContent = bound
+      ? bound.words
+      : "No bound to draw: against the mean of the real class, Ĥ may rise above log n.";
+  });
+}
+
+function append(step) {
+  steps.push(step);
+  if (following) show(steps.length - 1);
+  else render();
+}
+
+function show(index) {
+  shown = Math.max(0, Math.min(index, steps.length - 1));
+  const step = steps[shown];
+  columns.forEach((figure, i) => {
+    paint(figure, step.frames[i], `${head.columns[i].name}: step ${shown + 1} of ${head.count}`, head.grid);
+  });
+  render();
+}
+
+function paint(figure, source, words, [rows, cols]) {
+  const image = figure.querySelector("img");
+  const sheet = figure.querySelector(".sheet");
+  sheet.style.width = `${(100 * cols) / Math.max(rows, cols)}%`;
+  sheet.style.height = `${(100 * rows) / Math.max(rows, cols)}%`;
+  image.src = source;
+  image.alt = words;
+  image.hidden = false;
+}
+
+// Everything but the pictures.
+function render() {
+  stage.dataset.state = state;
+  stage.dataset.steps = steps.length;
+  stage.dataset.shown = shown + 1;
+  const words = {
+    running: steps.length ? "" : "Starting",
+    finished: "Finished",
+    stopped: `Stopped at step ${steps.length}`,
+    failed: `Broken off at step ${steps.length}`,
+  }[state];
+  const marker = find(".state");
+  const text = head.recording ? "A recording. Press Start for a run of your own" : words;
+  if (marker.textContent !== text) marker.textContent = text;
+  marker.classList.toggle("marked", state === "stopped" || state === "failed" || head.recording);
+
+  const any = steps.length > 0;
+  play.disabled = range.disabled = !any;
+  link.disabled = head.recording;
+  range.value = shown + 1;
+  range.style.setProperty("--done", steps.length / head.count);
+  readout.textContent = any ? readoutWords() : "";
+  range.setAttribute("aria-valuetext", readout.textContent);
+  const moving = timer !== null || (following && state === "running");
+  play.setAttribute("aria-label", moving ? "Pause" : "Play");
+  play.querySelector("path").setAttribute("d", moving ? ICONS.pause : ICONS.play);
+  charts.forEach((figure) => draw(figure, head));
+}
+
+function readoutWords() {
+  const pace = steps.at(-1).elapsed / steps.length;
+  const parts = [`step ${shown + 1} of ${head.count}`, `t = ${steps[shown].t}`, `${seconds(pace)} a step`];
+  if (state === "running") parts.push(`${seconds(pace * (head.count - steps.length))} left`);
+  return parts.join(" · ");
+}
+
+function seconds(value) {
+  if (value >= 90) return `${Math.round(value / 60)} min`;
+  return `${value < 9.95 ? value.toPrecision(value < 1 ? 2 : 2) : Math.round(value)} s`;
+}
+
+function address() {
+  const url = new URL(location.href);
+  const theme = url.searchParams.get("__theme");
+  url.search = head.query;
+  if (theme) url.searchParams.set("__theme", theme);
+  return url.href;
+}
+
+// Curves
+
+function svg(name, attributes, text) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const key in attributes) node.setAttribute(key, attributes[key]);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+function draw(figure, about) {
+  const chart = figure.querySelector("svg");
+  const key = figure.dataset.key;
+  const bound = about.bounds[key];
+  const [width, height] = [chart.clientWidth, chart.clientHeight];
+  if (!width) return;
+  const margin = { left: 44, right: 148, top: 20, bottom: 34 };
+  const values = steps.flatMap((step) => step[key]);
+  const [low, high] = key === "prototype" ? [LOWEST, bound.value * 1.06] : [0, ceiling(values, bound)];
+  const last = about.timesteps;
+  const x = (t) => margin.left + ((last - t) / last) * (width - margin.left - margin.right);
+  const y = (value) =>
+    margin.top + ((high - Math.max(low, Math.min(high, value))) / (high - low)) * (height - margin.top - margin.bottom);
+  const nodes = [];
+
+  const gap = tickGap(high - low);
+  for (let tick = Math.ceil(low / gap) * gap; tick <= high + 1e-9; tick += gap) {
+    nodes.push(svg("line", { class: "axis", x1: x(last), x2: x(0), y1: y(tick), y2: y(tick) }));
+    const words = tick.toFixed(gap < 0.1 ? 2 : gap < 1 ? 1 : 0).replace("-", "−");
+    nodes.push(svg("text", { x: margin.left - 8, y: y(tick) + 4, "text-anchor": "end" }, words));
+  }
+  for (const share of [1, 0.75, 0.5, 0.25, 0]) {
+    const t = Math.round(last * share);
+    nodes.push(svg("text", { x: x(t), y: height - 14, "text-anchor": "middle" }, share === 1 ? `t = ${t}` : t));
+  }
+  nodes.push(svg("text", { x: x(last), y: height, "text-anchor": "start" }, "noise"));
+  nodes.push(svg("text", { x: x(0), y: height, "text-anchor": "end" }, "image"));
+
+  if (bound && bound.value <= high) {
+    nodes.push(svg("line", { class: "limit", x1: x(last), x2: x(0), y1: y(bound.value), y2: y(bound.value) }));
+    nodes.push(svg("text", { x: x(last) + 4, y: y(bound.value) - 6 }, bound.name));
+  } else if (bound) {
+    nodes.push(svg("text", { x: x(last) + 4, y: 12 }, `↑ ${bound.name} lies above`));
+  }
+
+  if (steps.length) {
+    if (Math.min(...values) < low) {
+      nodes.push(svg("text", { x: x(last) + 4, y: y(low) - 6 }, `below ${low} drawn at ${low}`.replaceAll("-", "−")));
+    }
+    const now = Math.max(0, shown);
+    nodes.push(svg("line", { class: "cursor", x1: x(steps[now].t), x2: x(steps[now].t), y1: margin.top, y2: y(low) }));
+    const named = about.columns.map((column, i) => ({ i, name: column.name, value: steps[now][key][i] }));
+    for (const { i } of named) {
+      const points = steps.map((step) => `${x(step.t).toFixed(1)},${y(step[key][i]).toFixed(1)}`).join(" ");
+      nodes.push(svg("polyline", { class: `c${i}`, points }));
+    }
+    for (const { i, value } of named) nodes.push(mark(i, x(steps[now].t), y(value)));
+    for (const label of spread(named, y, 18, height - margin.bottom)) {
+      nodes.push(mark(label.i, x(0) + 16, label.y));
+      const words = `${label.name} ${label.value.toFixed(2).replace("-", "−")}`;
+      nodes.push(svg("text", { class: `name c${label.i}`, x: x(0) + 27, y: label.y + 5 }, words));
+    }
+    chart.setAttribute("aria-label", `${figure.querySelector("b").textContent} at step ${now + 1}: ` +
+      named.map(({ name, value }) => `${name} ${value.toFixed(2)}`).join(", "));
+  } else {
+    chart.setAttribute("aria-label", `${figure.querySelector("b").textContent}: no run yet`);
+  }
+  chart.replaceChildren(...nodes);
+  chart.dataset.points = steps.length;
+  chart.onpointerdown = chart.onpointermove = (event) => {
+    if (event.type === "pointermove" && !event.buttons) return;
+    if (!steps.length) return;
+    const at = event.clientX - chart.getBoundingClientRect().left;
+    const distance = steps.map((step) => Math.abs(x(step.t) - at));
+    scrub(distance.indexOf(Math.min(...distance)));
+  };
+}
+
+// Shape as well as hue: a circle, a square, a triangle.
+function mark(i, x, y) {
+  const attributes = { class: `mark c${i}` };
+  if (i === 0) return svg("circle", { ...attributes, cx: x, cy: y, r: 5.5 });
+  if (i === 1) return svg("rect", { ...attributes, x: x - 5, y: y - 5, width: 10, height: 10 });
+  return svg("path", { ...attributes, d: `M${x} ${y - 6.5}l6.5 11.5h-13z` });
+}
+
+// The top of the Ĥ axis follows the curves, since log n can be far above them; it never leaves the bound behind.
+function ceiling(values, bound) {
+  const most = Math.max(0.08, ...values) * 1.1;
+  const size = 10 ** Math.floor(Math.log10(most));
+  const top = [1, 1.5, 2, 3, 5, 7.5, 10].map((factor) => factor * size).find((value) => value >= most);
+  return bound && bound.value > 0 && top > bound.value * 0.9 ? Math.max(bound.value * 1.06, most) : top;
+}
+
+function tickGap(span) {
+  const size = 10 ** Math.floor(Math.log10(span / 4));
+  return [1, 2, 5, 10].map((factor) => factor * size).find((gap) => span / gap <= 5);
+}
+
+// Labels at their value's height, pushed apart where they would overlap.
+function spread(labels, y, gap, bottom) {
+  const placed = labels.map((label) => ({ ...label, y: y(label.value) })).sort((a, b) => a.y - b.y || a.i - b.i);
+  for (let i = 1; i < placed.length; i++) placed[i].y = Math.max(placed[i].y, placed[i - 1].y + gap);
+  let limit = bottom - 4;
+  for (let i = placed.length - 1; i >= 0; i--, limit -= gap) placed[i].y = Math.min(placed[i].y, limit);
+  return placed;
+}
+
+// Playing and scrubbing
+
+function scrub(index) {
+  stopPlaying();
+  following = state === "running" && index >= steps.length - 1;
+  show(index);
+}
+
+function stopPlaying() {
+  clearInterval(timer);
+  timer = null;
+}
+
+function toggle() {
+  if (!steps.length) return;
+  if (timer !== null || (following && state === "running")) {
+    stopPlaying();
+    following = false;
+    return render();
+  }
+  if (shown >= steps.length - 1 && state !== "running") show(0);
+  timer = setInterval(() => {
+    if (shown < steps.length - 1) return show(shown + 1);
+    stopPlaying();
+    following = state === "running";
+    render();
+  }, FRAME_MS);
+  render();
+}
+
+play.addEventListener("click", toggle);
+range.addEventListener("input", () => {
+  // The track is as long as the whole run: what has not been computed yet cannot be shown.
+  scrub(Math.min(Number(range.value), steps.length) - 1);
+});
+
+function onKey(event) {
+  if (!element.isConnected) return document.removeEventListener("keydown", onKey);
+  const free = event.target === document.body || event.target === range || event.target === stage;
+  if (!free || !steps.length || event.ctrlKey || event.metaKey || event.altKey) return;
+  const moves = { ArrowLeft: shown - 1, ArrowRight: shown + 1, Home: 0, End: steps.length - 1 };
+  if (event.key === " ") toggle();
+  else if (event.key in moves) scrub(moves[event.key]);
+  else return;
+  event.preventDefault();
+}
+document.addEventListener("keydown", onKey);
+
+link.addEventListener("click", async () => {
+  const text = address();
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Browsers lend the clipboard to secure addresses only.
+    const field = document.createElement("textarea");
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+  link.textContent = "Copied";
+  setTimeout(() => (link.textContent = "Copy link"), 1600);
+});
+
+// The same place in every grid is the same noise: pointing at an image marks its siblings.
+
+columns.forEach((figure) => {
+  const sheet = figure.querySelector(".sheet");
+  sheet.addEventListener("pointermove", (event) => {
+    if (!head) return;
+    const box = sheet.getBoundingClientRect();
+    const [rows, cols] = head.grid;
+    const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
+    const col = Math.floor(((event.clientX - box.left) / box.width) * cols);
+    pointAt(row >= 0 && row < rows && col >= 0 && col < cols ? row * cols + col : -1);
+  });
+  sheet.addEventListener("pointerleave", () => pointAt(-1));
+});
+
+function pointAt(index) {
+  tile = head && index < head.images ? index : -1;
+  columns.forEach((figure) => {
+    const box = figure.querySelector(".tile");
+    box.hidden = tile < 0;
+    if (tile < 0) return;
+    const [rows, cols] = head.grid;
+    box.style.left = `${(100 * (tile % cols)) / cols}%`;
+    box.style.top = `${(100 * Math.floor(tile / cols)) / rows}%`;
+    box.style.width = `${100 / cols}%`;
+    box.style.height = `${100 / rows}%`;
+  });
+}
+
+let idle = null;
+watch("value", () => {
+  if (props.value && props.value.kind === "idle") idle = props.value;
+  receive(props.value);
+});
+new ResizeObserver(() => charts.forEach((figure) => (head || idle) && draw(figure, head || idle))).observe(stage);
+if (props.value && props.value.kind === "idle") idle = props.value;
+receive(props.value);
