@@ -14,7 +14,7 @@ from igds.rng import NoiseStreams, image_seeds
 from igds.runs import Record, Run
 from igds.sampling import Step
 
-REAL_IMAGES, REAL_COLUMNS = 8, 2
+REAL_IMAGES, REAL_COLUMNS = 10, 2  # as tall as a grid is beside them
 
 _tickets = itertools.count(1)
 
@@ -107,12 +107,12 @@ class Studio:
         finally:
             steps.close()
 
-    def play(self, session: Session, ticket: int) -> Iterator[dict]:
+    def play(self, session: Session) -> Iterator[dict]:
         """The session's wanted run as payloads for the stage: its head, its steps, its end.
 
         Ends without another word where the visitor has stopped it, which the ticket tells.
         """
-        run, started = session.wanted, time.monotonic()
+        run, ticket, started = session.wanted, session.ticket, time.monotonic()
         session.record, session.steps, session.state = Record(run, self.bundle), [], "running"
         session.head = head_of(run, self.bundle, ticket)
         try:

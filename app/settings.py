@@ -89,13 +89,11 @@ def query_of(run: Run) -> str:
     return urlencode({"bundle": run.bundle, **values})
 
 
-def beta_marks(bundle: Bundle) -> list[tuple[float, str]]:
-    """The paper's values of β that lie on this bundle's slider, and the card's own, each with what it is called."""
+def beta_marks(bundle: Bundle) -> dict[str, tuple[float, ...]]:
+    """The values of β worth a click: the paper's that lie on this bundle's slider, and the card's own."""
     low, high = beta_range(bundle)
-    marks = {value: "paper" for value in (0.0, 0.1, 0.5) if low <= value <= high}
-    default = float(bundle.card["defaults"]["beta"])
-    marks[default] = "default" if default not in marks else "paper, default"
-    return sorted(marks.items())
+    paper = tuple(value for value in (0.0, 0.1, 0.5) if low <= value <= high)
+    return {"paper": paper, "default": (float(bundle.card["defaults"]["beta"]),)}
 
 
 def random_seed_limit() -> int:

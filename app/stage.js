@@ -181,7 +181,7 @@ function draw(figure, about) {
   const bound = about.bounds[key];
   const [width, height] = [chart.clientWidth, chart.clientHeight];
   if (!width) return;
-  const margin = { left: 44, right: 148, top: 20, bottom: 34 };
+  const margin = { left: 44, right: 160, top: 22, bottom: 40 };
   const values = steps.flatMap((step) => step[key]);
   const [low, high] = key === "prototype" ? [LOWEST, bound.value * 1.06] : [0, ceiling(values, bound)];
   const last = about.timesteps;
@@ -198,10 +198,10 @@ function draw(figure, about) {
   }
   for (const share of [1, 0.75, 0.5, 0.25, 0]) {
     const t = Math.round(last * share);
-    nodes.push(svg("text", { x: x(t), y: height - 14, "text-anchor": "middle" }, share === 1 ? `t = ${t}` : t));
+    nodes.push(svg("text", { x: x(t), y: height - 21, "text-anchor": "middle" }, share === 1 ? `t = ${t}` : t));
   }
-  nodes.push(svg("text", { x: x(last), y: height, "text-anchor": "start" }, "noise"));
-  nodes.push(svg("text", { x: x(0), y: height, "text-anchor": "end" }, "image"));
+  nodes.push(svg("text", { x: x(last), y: height - 4, "text-anchor": "middle" }, "noise"));
+  nodes.push(svg("text", { x: x(0), y: height - 4, "text-anchor": "middle" }, "image"));
 
   if (bound && bound.value <= high) {
     nodes.push(svg("line", { class: "limit", x1: x(last), x2: x(0), y1: y(bound.value), y2: y(bound.value) }));
@@ -212,7 +212,7 @@ function draw(figure, about) {
 
   if (steps.length) {
     if (Math.min(...values) < low) {
-      nodes.push(svg("text", { x: x(last) + 4, y: y(low) - 6 }, `below ${low} drawn at ${low}`.replaceAll("-", "−")));
+      nodes.push(svg("text", { x: x(0) - 6, y: y(low) - 7, "text-anchor": "end" }, `below ${low} drawn at ${low}`.replaceAll("-", "−")));
     }
     const now = Math.max(0, shown);
     nodes.push(svg("line", { class: "cursor", x1: x(steps[now].t), x2: x(steps[now].t), y1: margin.top, y2: y(low) }));
@@ -224,7 +224,7 @@ function draw(figure, about) {
     for (const { i, value } of named) nodes.push(mark(i, x(steps[now].t), y(value)));
     for (const label of spread(named, y, 18, height - margin.bottom)) {
       nodes.push(mark(label.i, x(0) + 16, label.y));
-      const words = `${label.name} ${label.value.toFixed(2).replace("-", "−")}`;
+      const words = `${label.name} ${label.value.toFixed(high - low < 1 ? 3 : 2).replace("-", "−")}`;
       nodes.push(svg("text", { class: `name c${label.i}`, x: x(0) + 27, y: label.y + 5 }, words));
     }
     chart.setAttribute("aria-label", `${figure.querySelector("b").textContent} at step ${now + 1}: ` +

@@ -86,19 +86,16 @@ def build(bundle: Bundle) -> gr.Blocks:
     page = gr.Blocks(title="IGDS Explorer", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True)
     with page:
         session = gr.State(Session())
-        ticket = gr.State(None)
         memory = gr.BrowserState(None, storage_key=f"igds-{bundle.name}", secret="settings, not secrets")
         clock = gr.Timer(1.0, active=False)
 
-        gr.HTML(_text("intro.html"), padding=False)
-        with gr.Accordion("How it works, with the equations", open=False):
-            gr.HTML(_text("how.html"), padding=False)
+        _html(_text("intro.html"))
         with gr.Row(elem_classes="page"):
             with gr.Column(elem_classes="controls"):
                 controls, marks, dice, single, switch, start, stop, notice = _controls(bundle, start_values)
             with gr.Column(elem_classes="main"):
                 stage = _stage(preview_of(checked(bundle, start_values), bundle))
-                results = gr.HTML("", padding=False, elem_id="results")
+                results = _html("", "results")
                 with gr.Row(elem_classes="downloads"):
                     files = {
                         kind: gr.Button(name, interactive=False, elem_id=f"download-{kind}")
@@ -138,7 +135,7 @@ def build(bundle: Bundle) -> gr.Blocks:
 
         for name in ("label", "ipc", "beta", "seed", "reference"):
             controls[name].change(look_ahead, [session, *inputs], [stage, single], trigger_mode="always_last", **quick)
-        for value, button in marks.items():
+        for value, button in marks:
             button.click(None, None, controls["beta"], js=f"() => {value!r}")
         dice.click(None, None, controls["seed"], js=f"() => Math.floor(Math.random() * {random_seed_limit() + 1})")
         switch.click(None, None, controls["reference"], js="() => 'class'")
@@ -157,25 +154,24 @@ def build(bundle: Bundle) -> gr.Blocks:
                 clock: gr.Timer(active=ahead > 0),
             }
             settings = dict(zip(SETTINGS, values))
-            return buttons(session) | waits | {ticket: session.ticket, memory: settings, results: ""}
+            return buttons(session) | waits | {memory: settings, results: ""}
 
-        # A new ticket starts the run, so that a wrong setting is told at once instead of after the queue.
-        start.click(ask, [session, *inputs], [ticket, memory, *everything], trigger_mode="once", **quick)
-
-        def play(number: int, session: Session):
-            if session.ticket != number:
+        def play(session: Session):
+            if session.ticket is None:  # the settings were wrong, or Stop was quicker than the queue
                 yield {notice: gr.skip()}
                 return
             first = {notice: "", clock: gr.Timer(active=False)}
-            for payload in studio.play(session, number):
+            for payload in studio.play(session):
                 yield first | {stage: payload}
                 first = {}
             if session.is_finished:
                 yield buttons(session) | {results: studio.judged(session.record)}
 
-        run = ticket.change(
+        # Asked outside the queue, so that a wrong setting is told at once, and played inside it.
+        asked = start.click(ask, [session, *inputs], [memory, *everything], trigger_mode="once", **quick)
+        run = asked.then(
             play,
-            [ticket, session],
+            session,
             everything,
             concurrency_id="model",
             concurrency_limit=1,
@@ -245,7 +241,14 @@ def _controls(bundle: Bundle, values: dict):
         list(bundle.classes), value=values["label"], label="Class", info=info["label"], elem_id="label"
     )
     controls["ipc"] = Slider(
-        1, MAX_IPC, values["ipc"], step=1, label="IPC, images per class", info=info["ipc"], elem_id="ipc"
+        1,
+        MAX_IPC,
+        values["ipc"],
+        step=1,
+        label="Images per class (IPC)",
+        buttons=[],
+        info=info["ipc"],
+        elem_id="ipc",
     )
     low, high = beta_range(bundle)
     controls["beta"] = Slider(
@@ -254,13 +257,17 @@ def _controls(bundle: Bundle, values: dict):
         values["beta"],
         step=0.01 if high <= 2 else 0.05,
         label="β, contextual weight",
+        buttons=[],
         info=info["beta"],
         elem_id="beta",
     )
     with gr.Row(elem_classes="chips"):
-        marks = {value: gr.Button(f"{value:g} {name}", size="sm") for value, name in beta_marks(bundle)}
+        marks = []
+        for name, marked in beta_marks(bundle).items():
+            _html(f"<span class='aside'>{name}</span>")
+            marks += [(value, gr.Button(f"{value:g}", size="sm")) for value in marked]
     with gr.Group(visible=values["ipc"] == 1 and values["reference"] == "batch", elem_id="single") as single:
-        gr.HTML(f"<p class='single'>{words.ONE_IMAGE}</p>")
+        _html(f"<p class='single'>{words.ONE_IMAGE}</p>")
         switch = gr.Button("Use the class reference", size="sm", elem_id="switch")
     with gr.Row(elem_classes="seedline"):
         controls["seed"] = gr.Number(values["seed"], label="Seed", info=info["seed"], precision=0, elem_id="seed")
@@ -268,9 +275,16 @@ def _controls(bundle: Bundle, values: dict):
     with gr.Row(elem_classes="buttons"):
         start = gr.Button("Start", variant="primary", elem_id="start")
         stop = gr.Button("Stop", interactive=False, elem_id="stop")
-    notice = gr.HTML("", padding=False, elem_classes="notice", elem_id="notice")
+    notice = _html("", "notice")
     controls["steps"] = Slider(
-        2, max_steps(bundle), values["steps"], step=1, label="Steps", info=info["steps"], elem_id="steps"
+        2,
+        max_steps(bundle),
+        values["steps"],
+        step=1,
+        label="Steps",
+        buttons=[],
+        info=info["steps"],
+        elem_id="steps",
     )
     controls["solver"] = gr.Radio(
         [(name.upper(), name) for name in SOLVERS],
@@ -283,7 +297,7 @@ def _controls(bundle: Bundle, values: dict):
         controls["eta"] = gr.Number(
             values["eta"], label="η, guidance strength", info=info["eta"], step=0.05, minimum=0, elem_id="eta"
         )
-        gr.HTML(words.tau_words(bundle), padding=False)
+        _html(words.tau_words(bundle))
         controls["reference"] = gr.Radio(
             [(REFERENCE_NAMES[name], name) for name in REFERENCES],
             value=values["reference"],
@@ -299,10 +313,30 @@ def _controls(bundle: Bundle, values: dict):
             elem_id="at",
         )
         controls["high"] = Slider(
-            0, 1, values["high"], step=0.01, label="Interval: from", info=info["high"], elem_id="high"
+            0,
+            1,
+            values["high"],
+            step=0.01,
+            label="Interval: from",
+            buttons=[],
+            info=info["high"],
+            elem_id="high",
         )
-        controls["low"] = Slider(0, 1, values["low"], step=0.01, label="Interval: to", info=info["low"], elem_id="low")
+        controls["low"] = Slider(
+            0,
+            1,
+            values["low"],
+            step=0.01,
+            label="Interval: to",
+            buttons=[],
+            info=info["low"],
+            elem_id="low",
+        )
     return controls, marks, dice, single, switch, start, stop, notice
+
+
+def _html(text: str, elem_id: str | None = None) -> gr.HTML:
+    return gr.HTML(text, apply_default_css=False, padding=False, elem_id=elem_id, elem_classes="flush")
 
 
 def _stage(preview: dict) -> gr.HTML:
@@ -314,6 +348,7 @@ def _stage(preview: dict) -> gr.HTML:
         apply_default_css=False,
         padding=False,
         elem_id="stage",
+        elem_classes="flush",
     )
 
 

@@ -166,7 +166,8 @@ def waiting(ahead: int) -> str:
 
 def credit(bundle: Bundle) -> str:
     """Whose the real images are."""
-    return f"{bundle.card.get('source', bundle.card['title'])}, {bundle.card.get('license', 'licence not stated')}"
+    source, licence = bundle.card.get("source", bundle.card["title"]), bundle.card.get("license", "not stated")
+    return f"Real images: {source}, licence {licence}."
 
 
 def as_sentence(text: str) -> str:
