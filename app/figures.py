@@ -109,12 +109,13 @@ def comparison(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 8.6), dpi=150, facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=17, fontweight="bold")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     for axis, (column, uri) in zip(np.atleast_1d(top.subplots(1, len(frames))), frames.items()):
         axis.imshow(on_paper(picture_of(uri), side=720))
-        axis.set_title(_plain(captions[column]), fontsize=12.5, color=COLOURS[column])
+        axis.set_title(_plain(f"{column}: {captions[column]}"), fontsize=12.5, color=COLOURS[column])
         axis.axis("off")
     names = {
         "prototype_nats": "Î(X;Y), nats: how surely the class is recognised",
@@ -150,6 +151,8 @@ def _curve(axis, curves: list[dict], key: str, bound: tuple[float, str] | None) 
         axis.annotate(f"{bound[1]}, above ↑", (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
     if key == "prototype_nats":
         axis.set_ylim(bottom=max(-1.0, axis.get_ylim()[0]))
+    else:
+        axis.set_ylim(0, max(0.05, axis.get_ylim()[1]))
     axis.invert_xaxis()
     axis.set_xlabel("t (noise on the left, image on the right)", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)

@@ -16,6 +16,8 @@ from igds.sampling import Step
 
 REAL_IMAGES, REAL_COLUMNS = 10, 2  # as tall as a grid is beside them
 
+LONGEST_LINE = 8
+
 _tickets = itertools.count(1)
 
 
@@ -40,6 +42,10 @@ class Line:
         """Take away every place of a visitor who has closed the page."""
         with self._lock:
             self._places = {ticket: owner for ticket, owner in self._places.items() if owner != visitor}
+
+    def is_full(self) -> bool:
+        with self._lock:
+            return len(self._places) >= LONGEST_LINE
 
     def ahead(self, ticket: int) -> int:
         """How many runs come before this one, the one on the model included."""
@@ -124,6 +130,9 @@ class Studio:
                 session.steps.append(payload_of(step, ticket, time.monotonic() - started))
                 yield session.steps[-1]
             yield session.end("finished")
+        except Exception:
+            session.state = "broken"
+            raise
         finally:
             self.line.leave(ticket)
 

@@ -196,9 +196,10 @@ function draw(figure, about) {
     const words = tick.toFixed(gap < 0.1 ? 2 : gap < 1 ? 1 : 0).replace("-", "−");
     nodes.push(svg("text", { x: margin.left - 8, y: y(tick) + 4, "text-anchor": "end" }, words));
   }
-  for (const share of [1, 0.75, 0.5, 0.25, 0]) {
+  const roomy = x(0) - x(last) > 220;
+  for (const share of roomy ? [1, 0.75, 0.5, 0.25, 0] : [1, 0.5, 0]) {
     const t = Math.round(last * share);
-    nodes.push(svg("text", { x: x(t), y: height - 21, "text-anchor": "middle" }, share === 1 ? `t = ${t}` : t));
+    nodes.push(svg("text", { x: x(t), y: height - 21, "text-anchor": "middle" }, share === 1 && roomy ? `t = ${t}` : t));
   }
   nodes.push(svg("text", { x: x(last), y: height - 4, "text-anchor": "middle" }, "noise"));
   nodes.push(svg("text", { x: x(0), y: height - 4, "text-anchor": "middle" }, "image"));

@@ -7,7 +7,7 @@ from gradio.utils import get_upload_folder
 
 from app import words
 from app.downloads import KINDS, Downloads, file_of, zip_of
-from app.session import Session, Studio, preview_of
+from app.session import LONGEST_LINE, Session, Studio, preview_of
 from app.settings import (
     MAX_IPC,
     SETTINGS,
@@ -90,10 +90,10 @@ def build(bundle: Bundle) -> gr.Blocks:
         clock = gr.Timer(1.0, active=False)
 
         _html(_text("intro.html"))
-        with gr.Row(elem_classes="page"):
+        with gr.Row(elem_classes="explorer"):
             with gr.Column(elem_classes="controls"):
                 controls, marks, dice, single, switch, start, stop, notice = _controls(bundle, start_values)
-            with gr.Column(elem_classes="main"):
+            with gr.Column(elem_classes="stageside"):
                 stage = _stage(preview_of(checked(bundle, start_values), bundle))
                 results = _html("", "results")
                 with gr.Row(elem_classes="downloads"):
@@ -147,6 +147,8 @@ def build(bundle: Bundle) -> gr.Blocks:
                 session.wanted = checked(bundle, dict(zip(SETTINGS, values)))
             except ValueError as error:
                 return {notice: _notice(str(error))}
+            if studio.line.is_full():
+                return {notice: _notice("Too many runs wait already: try again in a while")}
             session.ticket = studio.line.join(request.session_hash)
             ahead = studio.line.ahead(session.ticket)
             waits = {
@@ -181,16 +183,11 @@ def build(bundle: Bundle) -> gr.Blocks:
         )
 
         def fail(session: Session):
-            studio.line.leave(session.ticket)
-            was_running = session.state == "running"
-            session.ticket = None
-            sentence = (
-                "The run broke off: the server's log says why."
-                if was_running
-                else "Too many runs wait already: try again in a while."
-            )
-            last = session.end("failed") if was_running else gr.skip()
-            return buttons(session) | {stage: last, notice: _notice(sentence), clock: gr.Timer(active=False)}
+            if session.state != "broken":  # Gradio calls a run that was stopped a failure too
+                return {notice: gr.skip()}
+            last = session.end("failed")
+            words_for_it = _notice("The run broke off: the server's log says why")
+            return buttons(session) | {stage: last, notice: words_for_it, clock: gr.Timer(active=False)}
 
         run.failure(fail, session, everything, **quick)
 
@@ -230,7 +227,7 @@ def build(bundle: Bundle) -> gr.Blocks:
             button.click(make, session, fetch, **quick).success(None, None, None, js=FETCH)
 
         _api(studio, downloads, start_values)
-    return page.queue(max_size=8)
+    return page.queue(max_size=LONGEST_LINE)
 
 
 def _controls(bundle: Bundle, values: dict):
