@@ -190,7 +190,7 @@ def test_prior_loss_of_an_untrained_network_is_the_targets_mean_square(prior):
     noise = torch.randn(16, 1, 8, 8, generator=generator)
     alpha_bar = torch.tensor(prior.schedule.alpha_bars, dtype=torch.float32)[t].view(-1, 1, 1, 1)
     target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * to_unit(data.images)
-    assert float(loss) == pytest.approx(float(target.square().mean()), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(target.square().mean()), rel=1e-5)
 
 
 def test_the_average_warms_up_from_the_first_weights(prior):
