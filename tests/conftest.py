@@ -46,8 +46,9 @@ def randomise_fixture():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def two_threads():
-    torch.set_num_threads(2)
+def one_thread():
+    """Networks this small lose more to waiting for each other than they gain by sharing."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
