@@ -1,0 +1,354 @@
+"""The page in a real browser, driven as a visitor would."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from gradio_client import Client
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run "
+    "--disable-component-update --disable-quic"
+).split()
+LONG = "?ipc=50&steps=100"
+PATIENCE = 60_000  # a limit against hanging, far above what anything takes
+
+
+@pytest.fixture(scope="module")
+def address(tiny_bundle_path, tmp_path_factory):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("page") / "stderr.txt"
+    command = [sys.executable, ROOT / "app" / "main.py", "--bundle", tiny_bundle_path, "--port", str(port)]
+    with log.open("w") as stderr:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        guard = threading.Timer(120, server.kill)
+        guard.start()
+        try:
+            line = server.stdout.readline()
+            assert f"http://127.0.0.1:{port}" in line, log.read_text()
+            guard.cancel()
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            guard.cancel()
+            server.terminate()
+            server.wait(30)
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    assert path, (
+        f"the page is tested in a real browser: install one of {', '.join(names)} (Debian: apt install chromium)"
+    )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """One visitor in a browser context of their own; notes what a page should never do."""
+
+    def __init__(self, browser: Browser, address: str):
+        self.address, self.outside, self.complaints = address, [], []
+        self.context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+        self.context.set_default_timeout(PATIENCE)
+        self.context.on("request", self._note_request)
+        self.page: Page = self.context.new_page()
+        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _note_request(self, request):
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
+            self.outside.append(request.url)
+
+    def open(self, query: str = "") -> "Visitor":
+        self.page.goto(self.address + query)
+        expect(self.page.locator(".stage .real img")).to_be_visible(timeout=PATIENCE)
+        expect(self.page.locator("#start")).to_be_enabled(timeout=PATIENCE)
+        wanted = parse_qs(query.lstrip("?"))
+        for name in ("ipc", "steps", "seed"):
+            if name in wanted:
+                expect(self.number(name)).to_have_value(wanted[name][0], timeout=PATIENCE)
+        return self
+
+    def number(self, name: str):
+        return self.page.locator(f"#{name} input[type=number]")
+
+    def stage(self, name: str) -> str:
+        return self.page.locator(".stage").get_attribute(f"data-{name}")
+
+    def frames(self) -> list[str]:
+        return [image.get_attribute("src") for image in self.page.locator(".stage .sheet img").all()]
+
+    def start(self) -> "Visitor":
+        self.page.click("#start")
+        return self
+
+    def until(self, condition: str) -> "Visitor":
+        """Wait for a condition on `stage`, the stage's data attributes."""
+        script = f"(() => {{ const stage = document.querySelector('.stage').dataset; return {condition}; }})()"
+        self.page.wait_for_function(script, timeout=PATIENCE)
+        return self
+
+    def finish(self) -> "Visitor":
+        self.until("stage.state === 'finished'")
+        expect(self.page.locator("#results table")).to_be_visible(timeout=PATIENCE)
+        return self
+
+    def download(self, kind: str) -> tuple[str, bytes]:
+        expect(self.page.locator(f"#download-{kind}")).to_be_enabled(timeout=PATIENCE)
+        with self.page.expect_download(timeout=PATIENCE) as download:
+            self.page.click(f"#download-{kind}")
+        return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+
+@pytest.fixture
+def visit(browser, address):
+    visitors = []
+
+    def new() -> Visitor:
+        visitors.append(Visitor(browser, address))
+        return visitors[-1]
+
+    yield new
+    for visitor in visitors:
+        visitor.context.close()
+        assert visitor.outside == [], "nothing may leave this machine"
+        assert visitor.complaints == []
+
+
+def test_a_run_streams_frames_and_curves_and_ends_with_numbers(visit):
+    visitor = visit().open()
+    noise = visitor.frames()
+    size = visitor.page.locator(".stage").bounding_box()
+    visitor.start().until("stage.steps >= 2")
+    assert visitor.frames() != noise
+    first = visitor.page.locator(".curve svg").first.get_attribute("data-points")
+    visitor.finish()
+    assert int(visitor.page.locator(".curve svg").first.get_attribute("data-points")) == 10 >= int(first)
+    for chart in visitor.page.locator(".curve svg").all():
+        lines = chart.locator("polyline").all()
+        assert [len(line.get_attribute("points").split()) for line in lines] == [10, 10, 10]
+    assert len(set(visitor.frames())) == 3, "three columns, three different results"
+    assert visitor.page.locator(".stage").bounding_box() == size, "nothing jumps"
+    assert "step 10 of 10 · t = 0" in visitor.page.inner_text(".readout")
+    results = visitor.page.inner_text("#results")
+    assert "Against β = 0, β = 0.5" in results and "One seed proves little" in results
+    assert "log 3 = 1.10" in visitor.page.inner_text(".curve[data-key=prototype] .bound")
+    assert "log 4 = 1.39" in visitor.page.inner_text(".curve[data-key=contextual] .bound")
+
+
+def test_stop_keeps_the_frames_so_far_and_says_where(visit):
+    visitor = visit().open(LONG).start().until("stage.steps >= 3")
+    visitor.page.click("#stop")
+    visitor.until("stage.state === 'stopped'")
+    done = int(visitor.stage("steps"))
+    assert 3 <= done < 100
+    assert visitor.page.inner_text(".stage .state") == f"Stopped at step {done}"
+    visitor.page.locator(".range").press("Home")
+    visitor.until("stage.shown === '1'")
+    expect(visitor.page.locator("#start")).to_be_enabled()
+    expect(visitor.page.locator("#download-zip")).to_be_disabled()
+    name, content = visitor.download("csv")
+    assert f"stopped-at-{done}" in name and len(content.decode().splitlines()) == 1 + 3 * done
+    assert visitor.page.inner_text("#notice").strip() == ""
+
+
+def test_scrubbing_playing_and_the_keyboard_need_no_server(visit):
+    visitor = visit().open().start().finish()
+    page, asked = visitor.page, []
+    final = visitor.frames()
+    page.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
+    page.locator(".range").fill("3")
+    visitor.until("stage.shown === '3'")
+    assert visitor.frames() != final and "step 3 of 10" in page.inner_text(".readout")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowLeft")
+    visitor.until("stage.shown === '2'")
+    page.keyboard.press("ArrowRight")
+    visitor.until("stage.shown === '3'")
+    page.keyboard.press("Home")
+    visitor.until("stage.shown === '1'")
+    page.keyboard.press(" ")
+    visitor.until("stage.shown === '10'")
+    assert visitor.frames() == final
+    expect(page.locator(".play")).to_have_attribute("aria-label", "Play")
+    chart = page.locator(".curve svg").first
+    chart.click(position={"x": 46, "y": 100})
+    visitor.until("stage.shown === '1'")
+    assert [url for url in asked if "heartbeat" not in url] == []
+
+
+def test_the_zip_holds_what_was_asked_for(visit):
+    visitor = visit().open("?label=Square/box&ipc=3&seed=11&steps=6&beta=0.1").start().finish()
+    name, content = visitor.download("zip")
+    assert name == "igds-square-box-seed11.zip"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        pictures = [name for name in archive.namelist() if name.endswith(".png")]
+        assert len(pictures) == 9
+        assert {name.rpartition("/")[0] for name in pictures} == {
+            f"{column}/0001_square-box" for column in ("unguided", "prototype", "contextual")
+        }
+        settings = json.loads(archive.read("run.json"))["settings"]
+        assert Image.open(io.BytesIO(archive.read(pictures[0]))).size == (8, 8)
+    expected = {"label": "Square/box", "ipc": 3, "seed": 11, "steps": 6, "beta": 0.1}
+    assert expected.items() <= settings.items()
+
+
+def test_the_picture_the_animation_and_the_curves_download(visit):
+    visitor = visit().open("?steps=5").start().finish()
+    name, content = visitor.download("png")
+    assert name.endswith("-comparison.png") and Image.open(io.BytesIO(content)).width >= 1600
+    name, content = visitor.download("webp")
+    assert name.endswith("-trajectory.webp") and Image.open(io.BytesIO(content)).n_frames > 1
+    name, content = visitor.download("csv")
+    assert name.endswith("-curves.csv") and len(list(csv.DictReader(io.StringIO(content.decode())))) == 15
+
+
+def test_the_address_reopens_exactly_this_run(visit):
+    query = "?label=Square/box&ipc=5&seed=3&steps=4&solver=ddim&beta=0.25&high=0.8&reference=class"
+    first = visit().open(query).start().finish()
+    again = visit().open("?" + urlsplit(first.page.url).query).start().finish()
+    assert first.frames() == again.frames()
+    assert "solver=ddim" in again.page.url and "high=0.8" in again.page.url and "bundle=tiny" in again.page.url
+    first.page.click(".stage .link")
+    expect(first.page.locator(".stage .link")).to_have_text("Copied")
+
+
+def test_the_browser_remembers_the_settings(visit):
+    visitor = visit().open("?ipc=6&steps=5").start().finish()
+    visitor.open("")
+    expect(visitor.number("ipc")).to_have_value("6", timeout=PATIENCE)
+    expect(visitor.number("steps")).to_have_value("5")
+
+
+def test_a_wrong_link_gives_a_sentence_and_the_defaults(visit):
+    visitor = visit().open("?solver=%3Cb%3Emany%3C/b%3E")
+    said = "solver must be one of ddpm, ddim, got '<b>many</b>'"
+    expect(visitor.page.locator("#notice")).to_contain_text(said, timeout=PATIENCE)
+    visitor.start().finish()
+    assert "solver=ddpm" in visitor.page.url
+
+
+def test_an_empty_control_gives_a_sentence_and_no_run(visit):
+    visitor = visit().open()
+    visitor.number("seed").fill("")
+    visitor.start()
+    expect(visitor.page.locator("#notice")).to_contain_text("Seed is empty: give it a value.", timeout=PATIENCE)
+    assert visitor.stage("state") == "idle"
+    expect(visitor.page.locator("#start")).to_be_enabled()
+    visitor.number("seed").fill("2")
+    visitor.start().finish()
+    assert visitor.page.inner_text("#notice").strip() == ""
+
+
+def test_the_name_of_a_class_is_text_and_never_markup(visit):
+    visitor = visit().open("?label=Tri+%3Cangle%3E&steps=4")
+    expect(visitor.page.locator(".stage .title")).to_contain_text("Tri <angle>: 4 images", timeout=PATIENCE)
+    visitor.start().finish()
+    assert visitor.page.locator("angle").count() == 0
+    name, _ = visitor.download("zip")
+    assert name == "igds-tri-angle-seed0.zip"
+
+
+def test_with_one_image_the_page_says_why_beta_cannot_act_and_offers_the_class_reference(visit):
+    visitor = visit().open("?ipc=1&steps=4")
+    note = visitor.page.locator("#single")
+    expect(note).to_contain_text("With a single image, β cannot act", timeout=PATIENCE)
+    visitor.page.click("#switch")
+    expect(note).to_be_hidden(timeout=PATIENCE)
+    visitor.start().finish()
+    assert "reference=class" in visitor.page.url
+    assert "No bound to draw" in visitor.page.inner_text(".curve[data-key=contextual] .bound")
+
+
+def test_a_click_sets_the_paper_s_beta_and_the_dice_another_seed(visit):
+    visitor = visit().open("?seed=123456789")
+    visitor.page.locator(".chips button", has_text=re.compile(r"^0\.1$")).click()
+    expect(visitor.number("beta")).to_have_value("0.1", timeout=PATIENCE)
+    visitor.page.click("#dice")
+    expect(visitor.number("seed")).not_to_have_value("123456789", timeout=PATIENCE)
+
+
+def test_two_visitors_get_their_own_runs_and_the_second_sees_its_place(visit):
+    first = visit().open(LONG + "&label=Circle")
+    second = visit().open("?ipc=2&steps=6&label=Square/box")
+    first.start().until("stage.steps >= 1")
+    second.start()
+    expect(second.page.locator("#notice")).to_contain_text("one run is ahead of yours", timeout=PATIENCE)
+    first.finish(), second.finish()
+    assert first.page.inner_text(".stage .title").startswith("Circle: 50 images")
+    assert second.page.inner_text(".stage .title").startswith("Square/box: 2 images")
+    assert first.stage("steps") == "100" and second.stage("steps") == "6"
+
+
+def test_a_closed_tab_gives_way_to_the_next_run(visit):
+    first = visit().open(LONG).start().until("stage.steps >= 1")
+    second = visit().open("?steps=5")
+    first.page.close()
+    second.start().finish()
+    assert second.stage("steps") == "5"
+
+
+def test_who_stops_waiting_gets_no_run(visit):
+    first = visit().open(LONG).start().until("stage.steps >= 1")
+    second = visit().open("?steps=5").start()
+    expect(second.page.locator("#stop")).to_be_enabled(timeout=PATIENCE)
+    second.page.click("#stop")
+    expect(second.page.locator("#start")).to_be_enabled(timeout=PATIENCE)
+    first.finish()
+    assert second.stage("state") == "idle"
+    second.start().finish()
+
+
+@pytest.mark.parametrize("width", [380, 800, 1600])
+def test_nothing_is_wider_than_the_window(visit, width):
+    visitor = visit()
+    visitor.page.set_viewport_size({"width": width, "height": 900})
+    visitor.open("?steps=4").start().finish()
+    assert visitor.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_endpoint_gives_what_the_page_gives(visit, address):
+    summary, path = Client(address, verbose=False).predict(
+        label="Circle", ipc=2, beta=0.25, seed=9, steps=5, api_name="/sample"
+    )
+    visitor = visit().open("?label=Circle&ipc=2&beta=0.25&seed=9&steps=5").start().finish()
+    _, content = visitor.download("zip")
+    assert summary["settings"]["beta"] == 0.25 and summary["settings"]["eta"] == 0.1
+    with zipfile.ZipFile(path) as of_endpoint, zipfile.ZipFile(io.BytesIO(content)) as of_page:
+        assert of_endpoint.namelist() == of_page.namelist()
+        for name in of_page.namelist():
+            assert of_endpoint.read(name) == of_page.read(name)
+
+
+def test_the_endpoint_refuses_in_one_sentence(address):
+    client = Client(address, verbose=False)
+    with pytest.raises(Exception, match="IPC .* must be between 1 and"):
+        client.predict(ipc=0, api_name="/sample")
+    with pytest.raises(Exception, match="did you mean 'Circle'"):
+        client.predict(label="Circel", api_name="/sample")
+
+
+def test_the_endpoint_is_the_only_public_one(address):
+    endpoints = Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/sample"}
