@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def _fashion_mnist_file(name: str, folder: Path | None) -> Path:
 def _read_idx(path: Path, name: str) -> Tensor:
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a complete gzip file ({error}): delete it and try again") from None
     if hashlib.sha256(content).hexdigest() != _FASHION_MNIST_SHA256[name]:
         raise ValueError(f"{path} is not the original Fashion-MNIST file: delete it and try again")

@@ -1,5 +1,6 @@
 """The variational estimator: frozen encoder f and linear classifier g, and what they say about a data set."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ class VariationalEstimator(nn.Module):
 
     def __init__(self, encoder: nn.Module, num_classes: int, *, features: int, tau: float):
         super().__init__()
+        if not (math.isfinite(tau) and tau > 0):
+            raise ValueError(f"tau must be a finite number above 0, got {tau}")
         self.encoder = encoder
         self.classifier = nn.Linear(features, num_classes)
         self.tau = tau

@@ -23,6 +23,8 @@ def contextual_kl(p: Tensor, q: Tensor) -> Tensor:
 
     Never negative. Where q is the mean of these p, its mean is at most log n (0 when n = 1) and at most log d.
     """
+    # A softmax can underflow to 0, where the gradient of p·log p is not a number.
+    p, q = (value.clamp(min=torch.finfo(value.dtype).tiny) for value in (p, q))
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(dim=-1)
 
 

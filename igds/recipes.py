@@ -55,9 +55,11 @@ class Recipe:
     def training(self, part: str, data: ImageSet, *, folder: Path, images: int | None = None, **options) -> Training:
         """The resumable training of "prior", "estimator" or "classifier"; its checkpoint is `folder`/`part`.pt."""
         budget = self.budgets[part]
-        torch.manual_seed(0)  # the networks' initial weights; everything later is drawn from the training's own stream
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # of the initial weights; everything later is drawn from the training's own stream
+            objective = self._objective(part)
         return Training(
-            self._objective(part),
+            objective,
             data,
             images=images or budget.images,
             batch_size=budget.batch_size,

@@ -50,7 +50,10 @@ class Run:
         if unknown:
             raise ValueError(f"there is no setting {unknown[0]!r}: a run has {', '.join(sorted(known))}")
         given = {name: value for name, value in settings.items() if value is not None}
-        values = {"label": bundle.classes[0], **bundle.card["defaults"], **given}
+        defaults = bundle.card["defaults"]
+        if not isinstance(defaults, dict) or not {"ipc", "beta", "eta", "steps"} <= defaults.keys() <= known:
+            raise ValueError(f"the card of {bundle.name} has no proper defaults: get the bundle again")
+        values = {"label": bundle.classes[0], **defaults, **given}
         run = cls(bundle=bundle.name, **_typed(values))
         return run._checked(bundle)
 
@@ -99,7 +102,10 @@ def _typed(values: dict) -> dict:
     if not isinstance(interval, (list, tuple)) or len(interval) != 2:
         raise ValueError(f"interval must be two numbers between 0 and 1, got {interval!r}")
     typed["interval"] = tuple(_number("interval", value, whole=False) for value in interval)
-    typed["columns"] = tuple(typed.get("columns", COLUMNS))
+    columns = typed.get("columns", COLUMNS)
+    if not isinstance(columns, (list, tuple)) or not all(isinstance(column, str) for column in columns):
+        raise ValueError(f"columns must be a list of names among {', '.join(COLUMNS)}, got {columns!r}")
+    typed["columns"] = tuple(columns)
     for name in ("label", "solver", "reference", "at"):
         typed[name] = str(typed.get(name, Run.__dataclass_fields__[name].default))
     return typed
@@ -182,8 +188,9 @@ class Record:
         }
 
     def curves_csv(self) -> str:
+        """A row a step and column; no more than an empty line before the first step."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.curves[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, list(self.curves[0]) if self.curves else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.curves)
         return text.getvalue()

@@ -257,8 +257,9 @@ class Training:
             self._generator.set_state(state["generator"].cpu())
             self.seen, self.seconds = state["seen"], state["seconds"]
         except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"{path} is not a checkpoint of this training ({str(error).splitlines()[0]}): "
+                f"{path} is not a checkpoint of this training ({reason}): "
                 "delete it to start afresh, or give the options that it was made with"
             ) from None
 
