@@ -263,7 +263,7 @@ def _controls(bundle: Bundle, values: dict):
         for name, marked in beta_marks(bundle).items():
             _html(f"<span class='aside'>{name}</span>")
             marks += [(value, gr.Button(f"{value:g}", size="sm")) for value in marked]
-    with gr.Group(visible=values["ipc"] == 1 and values["reference"] == "batch", elem_id="single") as single:
+    with gr.Column(visible=values["ipc"] == 1 and values["reference"] == "batch", elem_id="single") as single:
         _html(f"<p class='single'>{words.ONE_IMAGE}</p>")
         switch = gr.Button("Use the class reference", size="sm", elem_id="switch")
     with gr.Row(elem_classes="seedline"):
@@ -355,7 +355,7 @@ def _notice(*sentences: str, calm: bool = False) -> str:
 
 
 def _single(settings: dict):
-    return gr.Group(visible=settings["ipc"] == 1 and settings["reference"] == "batch")
+    return gr.Column(visible=settings["ipc"] == 1 and settings["reference"] == "batch")
 
 
 def _api(studio: Studio, downloads: Downloads, values: dict) -> None:
