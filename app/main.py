@@ -1,6 +1,7 @@
 """Start the explorer: python app/main.py [--host --port --bundle --device]."""
 
 import argparse
+import errno
 import os
 import socket
 import sys
@@ -28,7 +29,7 @@ def is_free(host: str, port: int) -> bool:
         except PermissionError:
             raise ValueError(f"port {port} may not be opened by this user: choose one of 1024 or more") from None
         except OSError as error:
-            if error.errno == 98 or "in use" in str(error):
+            if error.errno == errno.EADDRINUSE:
                 return False
             raise ValueError(f"cannot listen on {host}: {error.strerror or error}") from None
     return True

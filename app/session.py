@@ -119,9 +119,9 @@ class Studio:
         Ends without another word where the visitor has stopped it, which the ticket tells.
         """
         run, ticket, started = session.wanted, session.ticket, time.monotonic()
-        session.record, session.steps, session.state = Record(run, self.bundle), [], "running"
-        session.head = head_of(run, self.bundle, ticket)
         try:
+            session.record, session.steps, session.state = Record(run, self.bundle), [], "running"
+            session.head = head_of(run, self.bundle, ticket)
             yield session.head
             for step in self.steps(run):
                 if session.ticket != ticket:

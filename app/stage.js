@@ -24,6 +24,7 @@ function receive(payload) {
   if (payload.kind === "many") {
     asked = false;
     payload.payloads.forEach(receive);
+    if (head && head.recording) playRecording();
   } else if (payload.kind === "idle") {
     if (!head) preview(payload);
   } else if (head && payload.run < head.run) {
@@ -65,7 +66,6 @@ function begin(newHead) {
   describe(head);
   range.max = head.count;
   if (!head.recording) history.replaceState(history.state, "", address());
-  columns.forEach((figure) => figure.querySelector(".sheet img").style.removeProperty("opacity"));
   if (matchMedia("(max-width: 900px)").matches && !head.recording) {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
@@ -181,7 +181,7 @@ function draw(figure, about) {
   const bound = about.bounds[key];
   const [width, height] = [chart.clientWidth, chart.clientHeight];
   if (!width) return;
-  const margin = { left: 44, right: 160, top: 22, bottom: 40 };
+  const margin = { left: 44, right: 168, top: 22, bottom: 40 };
   const values = steps.flatMap((step) => step[key]);
   const [low, high] = key === "prototype" ? [LOWEST, bound.value * 1.06] : [0, ceiling(values, bound)];
   const last = about.timesteps;
@@ -212,9 +212,6 @@ function draw(figure, about) {
   }
 
   if (steps.length) {
-    if (Math.min(...values) < low) {
-      nodes.push(svg("text", { x: x(0) - 6, y: y(low) - 7, "text-anchor": "end" }, `below ${low} drawn at ${low}`.replaceAll("-", "−")));
-    }
     const now = Math.max(0, shown);
     nodes.push(svg("line", { class: "cursor", x1: x(steps[now].t), x2: x(steps[now].t), y1: margin.top, y2: y(low) }));
     const named = about.columns.map((column, i) => ({ i, name: column.name, value: steps[now][key][i] }));
@@ -302,6 +299,13 @@ function toggle() {
     render();
   }, FRAME_MS);
   render();
+}
+
+// From its beginning, unless the visitor's system asks for calm: then its last step stands.
+function playRecording() {
+  if (timer !== null || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  show(0);
+  toggle();
 }
 
 play.addEventListener("click", toggle);

@@ -121,9 +121,10 @@ def build(bundle: Bundle) -> gr.Blocks:
         def open_page(remembered, session: Session, request: gr.Request):
             settings, complaints = restored(bundle, remembered, dict(request.query_params))
             preview = preview_of(checked(bundle, settings), bundle)
-            return [*(settings[name] for name in SETTINGS), preview, _notice(*complaints), _single(settings)]
+            ready = gr.Button(interactive=True)
+            return [*(settings[name] for name in SETTINGS), preview, _notice(*complaints), _single(settings), ready]
 
-        page.load(open_page, [memory, session], [*inputs, stage, notice, single], **quick)
+        page.load(open_page, [memory, session], [*inputs, stage, notice, single, start], **quick)
 
         def look_ahead(session: Session, *values):
             settings = dict(zip(SETTINGS, values))
@@ -167,7 +168,8 @@ def build(bundle: Bundle) -> gr.Blocks:
                 yield first | {stage: payload}
                 first = {}
             if session.is_finished:
-                yield buttons(session) | {results: studio.judged(session.record)}
+                yield buttons(session)
+                yield {results: studio.judged(session.record)}
 
         # Asked outside the queue, so that a wrong setting is told at once, and played inside it.
         asked = start.click(ask, [session, *inputs], [memory, *everything], trigger_mode="once", **quick)
@@ -184,7 +186,7 @@ def build(bundle: Bundle) -> gr.Blocks:
 
         def fail(session: Session):
             if session.state != "broken":  # Gradio calls a run that was stopped a failure too
-                return {notice: gr.skip()}
+                return buttons(session) if session.ticket is None else {notice: gr.skip()}
             last = session.end("failed")
             words_for_it = _notice("The run broke off: the server's log says why")
             return buttons(session) | {stage: last, notice: words_for_it, clock: gr.Timer(active=False)}
@@ -194,8 +196,10 @@ def build(bundle: Bundle) -> gr.Blocks:
         def end(session: Session):
             studio.line.leave(session.ticket)
             session.ticket = None
-            last = session.end("stopped") if session.state == "running" else gr.skip()
-            return buttons(session) | {stage: last, notice: "", clock: gr.Timer(active=False)}
+            updates = {notice: "", clock: gr.Timer(active=False)}
+            if session.state == "running":
+                updates |= {stage: session.end("stopped"), results: words.stopped(session.wanted, len(session.steps))}
+            return updates | buttons(session)
 
         stop.click(end, session, everything, cancels=[run], **quick)
 
@@ -270,7 +274,7 @@ def _controls(bundle: Bundle, values: dict):
         controls["seed"] = gr.Number(values["seed"], label="Seed", info=info["seed"], precision=0, elem_id="seed")
         dice = gr.Button("⚄ Dice", size="sm", elem_id="dice")
     with gr.Row(elem_classes="buttons"):
-        start = gr.Button("Start", variant="primary", elem_id="start")
+        start = gr.Button("Start", variant="primary", interactive=False, elem_id="start")  # until the page is restored
         stop = gr.Button("Stop", interactive=False, elem_id="stop")
     notice = _html("", "notice")
     controls["steps"] = Slider(

@@ -68,7 +68,8 @@ def bound_of(key: str, run: Run, bundle: Bundle) -> dict | None:
         return {
             "value": math.log(classes),
             "name": name,
-            "words": f"At most log K = {name} nats, with K = {classes} classes: the class is then certain.",
+            "words": f"At most log K = {name} nats, with K = {classes} classes: the class is then certain. "
+            "What lies below −1 is drawn at −1.",
         }
     if run.reference == "class":
         return None
@@ -100,6 +101,15 @@ def results(record: Record) -> str:
         f"<section class='results'><h2>What came out</h2><div class='table'><table>{_TABLE_HEAD}"
         f"<tbody>{''.join(rows)}</tbody></table></div><p class='verdict'>{verdict_words}</p></section>"
     )
+
+
+def stopped(run: Run, done: int) -> str:
+    """What stands instead of the numbers where a run was stopped; HTML."""
+    sentence = (
+        f"Stopped at step {done} of {run.steps}: the frames are what the model expected the images to become, "
+        "so there is nothing to judge yet."
+    )
+    return f"<section class='results'><p class='verdict'>{sentence}</p></section>"
 
 
 def sentence(run: Run, verdict: dict, last: dict) -> str:

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import zipfile
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -67,6 +68,15 @@ def test_a_closed_tab_frees_its_place(studio):
     assert studio.line.ahead(other) == 1
     playing.close()
     assert studio.line.ahead(other) == 0
+
+
+def test_a_run_that_breaks_off_frees_its_place_and_is_known_as_broken(studio):
+    session = asked(studio)
+    session.wanted = replace(session.wanted, solver="none")
+    with pytest.raises(ValueError, match="solver"):
+        list(studio.play(session))
+    assert session.state == "broken"
+    assert not studio.line.is_full() and studio.line.ahead(studio.line.join()) == 0
 
 
 def test_the_line_counts_who_comes_before_and_forgets_who_has_left():
