@@ -94,7 +94,7 @@ def build(bundle: Bundle) -> gr.Blocks:
             with gr.Column(elem_classes="controls"):
                 controls, marks, dice, single, switch, start, stop, notice = _controls(bundle, start_values)
             with gr.Column(elem_classes="stageside"):
-                stage = _stage(preview_of(checked(bundle, start_values), bundle))
+                stage = stage_of(preview_of(checked(bundle, start_values), bundle))
                 results = _html("", "results")
                 with gr.Row(elem_classes="downloads"):
                     files = {
@@ -340,9 +340,10 @@ def _html(text: str, elem_id: str | None = None) -> gr.HTML:
     return gr.HTML(text, apply_default_css=False, padding=False, elem_id=elem_id, elem_classes="flush")
 
 
-def _stage(preview: dict) -> gr.HTML:
+def stage_of(payload: dict) -> gr.HTML:
+    """The stage, showing this payload at first: a preview, or a recording as `Session.since(0)` gives it."""
     return gr.HTML(
-        preview,
+        payload,
         html_template=_text("stage.html"),
         css_template=_text("stage.css"),
         js_on_load=_text("stage.js"),

@@ -12,10 +12,15 @@ import zipfile
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import gradio as gr
 import pytest
 from gradio_client import Client
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from app.session import Session, Studio
+from app.settings import checked, defaults
+from app.ui import stage_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
@@ -104,7 +109,9 @@ class Visitor:
 
     def until(self, condition: str) -> "Visitor":
         """Wait for a condition on `stage`, the stage's data attributes."""
-        script = f"(() => {{ const stage = document.querySelector('.stage').dataset; return {condition}; }})()"
+        script = (
+            f"(() => {{ const stage = document.querySelector('.stage')?.dataset; return stage && ({condition}); }})()"
+        )
         self.page.wait_for_function(script, timeout=PATIENCE)
         return self
 
@@ -195,6 +202,47 @@ def test_scrubbing_playing_and_the_keyboard_need_no_server(visit):
     chart.click(position={"x": 46, "y": 100})
     visitor.until("stage.shown === '1'")
     assert [url for url in asked if "heartbeat" not in url] == []
+
+
+def test_a_step_that_was_lost_on_the_way_is_asked_for_again(visit):
+    visitor = visit()
+
+    def without_one(route):
+        response = route.fetch(timeout=PATIENCE)
+        messages = response.text().split("\n\n")
+        steps = [i for i, message in enumerate(messages) if "process_generating" in message and "base64" in message]
+        if len(steps) > 10:
+            del messages[steps[10]]
+        route.fulfill(response=response, body="\n\n".join(messages))
+
+    visitor.page.route("**/queue/data*", without_one)
+    visitor.open("?steps=30")
+
+    def sends_again(response):
+        return "run/predict" in response.url and '"many"' in response.text()
+
+    with visitor.page.expect_response(sends_again, timeout=PATIENCE):
+        visitor.start()
+    visitor.finish().until("stage.steps === '30'")
+
+
+def test_a_recording_plays_by_itself_is_marked_and_leaves_the_address_alone(browser, tiny_bundle):
+    studio = Studio(tiny_bundle)
+    session = Session(studio.line.join(), checked(tiny_bundle, defaults(tiny_bundle)))
+    list(studio.play(session))
+    session.head["recording"] = True
+    with gr.Blocks() as page:
+        stage_of(session.since(0))
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, inbrowser=False)
+    visitor = Visitor(browser, address)
+    try:
+        visitor.page.goto(address)
+        visitor.until("stage.shown === '3'").until("stage.shown === '10'")
+        assert visitor.page.inner_text(".stage .state").startswith("A recording")
+        assert visitor.page.url == address
+    finally:
+        visitor.context.close()
+        page.close()
 
 
 def test_the_zip_holds_what_was_asked_for(visit):
