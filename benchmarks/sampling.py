@@ -6,11 +6,13 @@ Ratios are medians over pairs taken in turn in this one run, so that a machine w
 import argparse
 import statistics
 import time
+from dataclasses import replace
 
 import torch
 
 from igds.bundle import DEFAULT, Bundle, load_bundle
 from igds.device import DEVICES, choose_device
+from igds.priors.unet import UNetPrior
 from igds.rng import image_seeds
 from igds.sampling import ClassBatch, Guidance, paired, sample
 
@@ -26,15 +28,16 @@ def seconds_a_step(bundle: Bundle, batches: list[ClassBatch]) -> float:
     return (time.perf_counter() - started) / STEPS
 
 
-def prior_seconds(bundle: Bundle, images: int) -> float:
+def prior_seconds(prior: UNetPrior, images: int) -> float:
     """The prior's network alone, on as many images."""
-    x = torch.randn(images, *bundle.prior.shape, device=bundle.device)
-    y = torch.zeros(images, dtype=torch.long, device=bundle.device)
+    device = next(prior.parameters()).device
+    x = torch.randn(images, *prior.shape, device=device)
+    y = torch.zeros(images, dtype=torch.long, device=device)
     started = time.perf_counter()
     with torch.no_grad():
         for _ in range(STEPS):
-            bundle.prior.denoise(x, 500, y)
-    if bundle.device.type == "cuda":
+            prior.denoise(x, 500, y)
+    if device.type == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - started) / STEPS
 
@@ -68,12 +71,19 @@ def main() -> None:
         compare(
             f"IPC {ipc}: a guided step / the prior's network alone",
             lambda b=guided: seconds_a_step(bundle, b),
-            lambda n=ipc: prior_seconds(bundle, n),
+            lambda n=ipc: prior_seconds(bundle.prior, n),
         )
         compare(
             f"IPC {ipc}: three paired columns / one column of {3 * ipc}",
             lambda b=three: seconds_a_step(bundle, b),
             lambda b=triple: seconds_a_step(bundle, b),
+        )
+    if bundle.prior.config.space_to_depth > 1:
+        full = UNetPrior(replace(bundle.prior.config, space_to_depth=1)).to(bundle.device).eval()
+        compare(
+            "24 images through the same UNet at full size / space-to-depth",
+            lambda: prior_seconds(full, 24),
+            lambda: prior_seconds(bundle.prior, 24),
         )
 
 
