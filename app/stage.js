@@ -137,7 +137,6 @@ function render() {
   play.disabled = range.disabled = !any;
   link.disabled = head.recording;
   range.value = shown + 1;
-  range.style.setProperty("--done", steps.length / head.count);
   readout.textContent = any ? readoutWords() : "";
   range.setAttribute("aria-valuetext", readout.textContent);
   const moving = timer !== null || (following && state === "running");
@@ -155,7 +154,7 @@ function readoutWords() {
 
 function seconds(value) {
   if (value >= 90) return `${Math.round(value / 60)} min`;
-  return `${value < 9.95 ? value.toPrecision(value < 1 ? 2 : 2) : Math.round(value)} s`;
+  return `${value < 9.95 ? value.toPrecision(2) : Math.round(value)} s`;
 }
 
 function address() {

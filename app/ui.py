@@ -6,27 +6,11 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from app import words
+from app.controls import build_controls, html, needs_note, text_of
 from app.downloads import KINDS, Downloads, file_of, zip_of
 from app.session import LONGEST_LINE, Session, Studio, preview_of
-from app.settings import (
-    MAX_IPC,
-    SETTINGS,
-    beta_marks,
-    beta_range,
-    checked,
-    defaults,
-    max_steps,
-    random_seed_limit,
-    restored,
-)
+from app.settings import SETTINGS, checked, defaults, restored
 from igds.bundle import Bundle
-from igds.sampling import PLACES, REFERENCES, SOLVERS
-
-
-def _text(name: str) -> str:
-    """A front-end file of this folder."""
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
-
 
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 LOOK = {
@@ -61,21 +45,10 @@ LOOK = {
         block_title_text_color="#1b1f27",
         block_title_text_weight="650",
     ),
-    "css": _text("page.css"),
+    "css": text_of("page.css"),
     "footer_links": ["api"],
 }
-REFERENCE_NAMES = {"batch": "images made together", "class": "real class"}
-PLACE_NAMES = {"x_prev": "noisy next image", "x0": "expected image x̃0"}
 FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.querySelector('#fetch').click())"
-
-
-class Slider(gr.Slider):
-    """A slider whose number box may be empty or out of bounds when Start is pressed: `settings.checked` says so."""
-
-    is_template = True
-
-    def preprocess(self, payload):
-        return payload
 
 
 def build(bundle: Bundle) -> gr.Blocks:
@@ -89,13 +62,13 @@ def build(bundle: Bundle) -> gr.Blocks:
         memory = gr.BrowserState(None, storage_key=f"igds-{bundle.name}", secret="settings, not secrets")
         clock = gr.Timer(1.0, active=False)
 
-        _html(_text("intro.html"))
+        html(text_of("intro.html"))
         with gr.Row(elem_classes="explorer"):
             with gr.Column(elem_classes="controls"):
-                controls, marks, dice, single, switch, start, stop, notice = _controls(bundle, start_values)
+                controls = build_controls(bundle, start_values)
             with gr.Column(elem_classes="stageside"):
                 stage = stage_of(preview_of(checked(bundle, start_values), bundle))
-                results = _html("", "results")
+                results = html("", "results")
                 with gr.Row(elem_classes="downloads"):
                     files = {
                         kind: gr.Button(name, interactive=False, elem_id=f"download-{kind}")
@@ -103,7 +76,8 @@ def build(bundle: Bundle) -> gr.Blocks:
                     }
                 fetch = gr.DownloadButton("File", visible="hidden", elem_id="fetch")
 
-        inputs = [controls[name] for name in SETTINGS]
+        inputs = [controls.settings[name] for name in SETTINGS]
+        start, stop, notice, single = controls.start, controls.stop, controls.notice, controls.single
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
         def buttons(session: Session) -> dict:
@@ -135,11 +109,9 @@ def build(bundle: Bundle) -> gr.Blocks:
             return gr.skip() if session.head else preview_of(run, bundle), _single(settings)
 
         for name in ("label", "ipc", "beta", "seed", "reference"):
-            controls[name].change(look_ahead, [session, *inputs], [stage, single], trigger_mode="always_last", **quick)
-        for value, button in marks:
-            button.click(None, None, controls["beta"], js=f"() => {value!r}")
-        dice.click(None, None, controls["seed"], js=f"() => Math.floor(Math.random() * {random_seed_limit() + 1})")
-        switch.click(None, None, controls["reference"], js="() => 'class'")
+            controls.settings[name].change(
+                look_ahead, [session, *inputs], [stage, single], trigger_mode="always_last", **quick
+            )
 
         def ask(session: Session, request: gr.Request, *values):
             if session.ticket is not None:
@@ -198,7 +170,13 @@ def build(bundle: Bundle) -> gr.Blocks:
             session.ticket = None
             updates = {notice: "", clock: gr.Timer(active=False)}
             if session.state == "running":
-                updates |= {stage: session.end("stopped"), results: words.stopped(session.wanted, len(session.steps))}
+                session.end("stopped")
+            if session.state == "stopped":
+                updates[results] = words.stopped(session.record.run, len(session.steps))
+            elif session.is_finished:  # just before Stop, or it is an earlier run than the one that waited
+                updates[results] = studio.judged(session.record)
+            if session.head:
+                updates[stage] = session.ending()
             return updates | buttons(session)
 
         stop.click(end, session, everything, cancels=[run], **quick)
@@ -234,119 +212,13 @@ def build(bundle: Bundle) -> gr.Blocks:
     return page.queue(max_size=LONGEST_LINE)
 
 
-def _controls(bundle: Bundle, values: dict):
-    """The widgets on the left: settings by name, and what acts on them."""
-    controls = {}
-    info = words.INFO
-    controls["label"] = gr.Dropdown(
-        list(bundle.classes), value=values["label"], label="Class", info=info["label"], elem_id="label"
-    )
-    controls["ipc"] = Slider(
-        1,
-        MAX_IPC,
-        values["ipc"],
-        step=1,
-        label="Images per class (IPC)",
-        buttons=[],
-        info=info["ipc"],
-        elem_id="ipc",
-    )
-    low, high = beta_range(bundle)
-    controls["beta"] = Slider(
-        low,
-        high,
-        values["beta"],
-        step=0.01 if high <= 2 else 0.05,
-        label="β, contextual weight",
-        buttons=[],
-        info=info["beta"],
-        elem_id="beta",
-    )
-    with gr.Row(elem_classes="chips"):
-        marks = []
-        for name, marked in beta_marks(bundle).items():
-            _html(f"<span class='aside'>{name}</span>")
-            marks += [(value, gr.Button(f"{value:g}", size="sm")) for value in marked]
-    with gr.Column(visible=values["ipc"] == 1 and values["reference"] == "batch", elem_id="single") as single:
-        _html(f"<p class='single'>{words.ONE_IMAGE}</p>")
-        switch = gr.Button("Use the class reference", size="sm", elem_id="switch")
-    with gr.Row(elem_classes="seedline"):
-        controls["seed"] = gr.Number(values["seed"], label="Seed", info=info["seed"], precision=0, elem_id="seed")
-        dice = gr.Button("⚄ Dice", size="sm", elem_id="dice")
-    with gr.Row(elem_classes="buttons"):
-        start = gr.Button("Start", variant="primary", interactive=False, elem_id="start")  # until the page is restored
-        stop = gr.Button("Stop", interactive=False, elem_id="stop")
-    notice = _html("", "notice")
-    controls["steps"] = Slider(
-        2,
-        max_steps(bundle),
-        values["steps"],
-        step=1,
-        label="Steps",
-        buttons=[],
-        info=info["steps"],
-        elem_id="steps",
-    )
-    controls["solver"] = gr.Radio(
-        [(name.upper(), name) for name in SOLVERS],
-        value=values["solver"],
-        label="Solver",
-        info=info["solver"],
-        elem_id="solver",
-    )
-    with gr.Accordion("Advanced", open=False):
-        controls["eta"] = gr.Number(
-            values["eta"], label="η, guidance strength", info=info["eta"], step=0.05, minimum=0, elem_id="eta"
-        )
-        _html(words.tau_words(bundle))
-        controls["reference"] = gr.Radio(
-            [(REFERENCE_NAMES[name], name) for name in REFERENCES],
-            value=values["reference"],
-            label="Reference Q",
-            info=info["reference"],
-            elem_id="reference",
-        )
-        controls["at"] = gr.Radio(
-            [(PLACE_NAMES[name], name) for name in PLACES],
-            value=values["at"],
-            label="Guide at",
-            info=info["at"],
-            elem_id="at",
-        )
-        controls["high"] = Slider(
-            0,
-            1,
-            values["high"],
-            step=0.01,
-            label="Interval: from",
-            buttons=[],
-            info=info["high"],
-            elem_id="high",
-        )
-        controls["low"] = Slider(
-            0,
-            1,
-            values["low"],
-            step=0.01,
-            label="Interval: to",
-            buttons=[],
-            info=info["low"],
-            elem_id="low",
-        )
-    return controls, marks, dice, single, switch, start, stop, notice
-
-
-def _html(text: str, elem_id: str | None = None) -> gr.HTML:
-    return gr.HTML(text, apply_default_css=False, padding=False, elem_id=elem_id, elem_classes="flush")
-
-
 def stage_of(payload: dict) -> gr.HTML:
     """The stage, showing this payload at first: a preview, or a recording as `Session.since(0)` gives it."""
     return gr.HTML(
         payload,
-        html_template=_text("stage.html"),
-        css_template=_text("stage.css"),
-        js_on_load=_text("stage.js"),
+        html_template=text_of("stage.html"),
+        css_template=text_of("stage.css"),
+        js_on_load=text_of("stage.js"),
         apply_default_css=False,
         padding=False,
         elem_id="stage",
@@ -359,8 +231,8 @@ def _notice(*sentences: str, calm: bool = False) -> str:
     return "".join(f"<p class='{kind}' role='alert'>{words.as_sentence(sentence)}</p>" for sentence in sentences)
 
 
-def _single(settings: dict):
-    return gr.Column(visible=settings["ipc"] == 1 and settings["reference"] == "batch")
+def _single(settings: dict) -> gr.Column:
+    return gr.Column(visible=needs_note(settings))
 
 
 def _api(studio: Studio, downloads: Downloads, values: dict) -> None:

@@ -308,6 +308,17 @@ def test_an_empty_control_gives_a_sentence_and_no_run(visit):
     assert visitor.page.inner_text("#notice").strip() == ""
 
 
+def test_a_number_half_typed_breaks_nothing(visit):
+    visitor = visit().open("?ipc=3&steps=4")
+    for half_typed in ("", "77"):
+        visitor.number("ipc").fill(half_typed)
+        visitor.number("beta").fill(half_typed)
+    visitor.number("ipc").fill("2")
+    visitor.number("beta").fill("0.25")
+    visitor.start().finish()
+    assert visitor.page.inner_text(".stage .title").startswith("Circle: 2 images, β = 0.25")
+
+
 def test_the_name_of_a_class_is_text_and_never_markup(visit):
     visitor = visit().open("?label=Tri+%3Cangle%3E&steps=4")
     expect(visitor.page.locator(".stage .title")).to_contain_text("Tri <angle>: 4 images", timeout=PATIENCE)
