@@ -115,7 +115,7 @@ def comparison(
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     for axis, (column, uri) in zip(np.atleast_1d(top.subplots(1, len(frames))), frames.items()):
         axis.imshow(on_paper(picture_of(uri), side=720))
-        axis.set_title(_plain(f"{column}: {captions[column]}"), fontsize=12.5, color=COLOURS[column])
+        axis.set_title(_plain(f"{column}\n{captions[column]}"), fontsize=12.5, color=COLOURS[column])
         axis.axis("off")
     names = {
         "prototype_nats": "Î(X;Y), nats: how surely the class is recognised",
@@ -150,7 +150,7 @@ def _curve(axis, curves: list[dict], key: str, bound: tuple[float, str] | None) 
     elif bound:
         axis.annotate(f"{bound[1]}, above ↑", (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
     if key == "prototype_nats":
-        axis.set_ylim(bottom=max(-1.0, axis.get_ylim()[0]))
+        axis.set_ylim(max(-1.0, axis.get_ylim()[0]), 1.1 * bound[0] if bound else None)
     else:
         axis.set_ylim(0, max(0.05, axis.get_ylim()[1]))
     axis.invert_xaxis()
