@@ -43,4 +43,4 @@ def contrastive_view(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def classifier_view(x: Tensor, generator: torch.Generator) -> Tensor:
     """A mild view for supervised training."""
-    return random_flip(random_resized_crop(x, generator, area=(0.7, 1.0)), generator)
+    return random_flip(random_resized_crop(x, generator, area=(0.85, 1.0)), generator)

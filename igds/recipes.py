@@ -112,14 +112,14 @@ RECIPES = {
         encoder=EncoderConfig(channels=1, widths=(32, 64, 128)),
         classifier=EncoderConfig(channels=1, widths=(48, 96, 192)),
         budgets={
-            "prior": Budget(images=600_000, batch_size=64, learning_rate=5e-4, decay=0.4),
+            "prior": Budget(images=480_000, batch_size=64, learning_rate=5e-4, decay=0.4),
             "estimator": Budget(images=1_200_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=1e-4),
-            "classifier": Budget(images=360_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+            "classifier": Budget(images=620_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
         },
         contrastive={"tau": 0.2, "lambda_": 1.0, "noise_share": 0.7, "noise_limit": 0.7},
         tau=0.03,
         defaults={
-            "ipc": 8,
+            "ipc": 9,
             "beta": 3.0,
             "eta": 0.3,
             "steps": 50,
