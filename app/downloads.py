@@ -6,6 +6,7 @@ import secrets
 import shutil
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -29,7 +30,7 @@ class Downloads:
         self._clear()
         path = self.folder / secrets.token_urlsafe(12) / name
         try:
-            path.parent.mkdir()
+            path.parent.mkdir(parents=True)  # the folder goes where temporary files are swept
             path.write_bytes(content)
         except OSError as error:
             shutil.rmtree(path.parent, ignore_errors=True)
@@ -37,9 +38,10 @@ class Downloads:
         return path
 
     def _clear(self) -> None:
-        for path in self.folder.iterdir():
-            if path.stat().st_mtime < time.time() - KEPT_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob("*"):
+            with suppress(FileNotFoundError):  # another download may have cleared it just now
+                if path.stat().st_mtime < time.time() - KEPT_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def file_of(session: Session, kind: str) -> tuple[str, bytes]:

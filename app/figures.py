@@ -111,7 +111,7 @@ def comparison(
     figure = Figure(figsize=(12, 8.6), dpi=150, facecolor="white", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=17, fontweight="bold")
+    figure.suptitle(_plain(title), fontsize=17, fontweight="bold")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     for axis, (column, uri) in zip(np.atleast_1d(top.subplots(1, len(frames))), frames.items()):
         axis.imshow(on_paper(picture_of(uri), side=720))

@@ -67,13 +67,13 @@ def main() -> int:
 
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         bundle = load_bundle(arguments.bundle, device=choose_device(arguments.device))
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+
+        from app.ui import LOOK, build
+
+        page = build(bundle)
+    except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-
-    from app.ui import LOOK, build
-
-    page = build(bundle)
     try:
         page.launch(server_name=arguments.host, server_port=port, prevent_thread_lock=True, quiet=True, **LOOK)
     except OSError as error:

@@ -79,7 +79,7 @@ def restored(bundle: Bundle, remembered: dict | None, query: dict) -> tuple[dict
             settings = settings_of(checked(bundle, settings | {name: query[name]}))
         except ValueError as error:
             text = str(error)
-            complaints.append(f"This link cannot be followed in full: {text}. The default is set instead.")
+            complaints.append(f"This link cannot be followed in full: {text}. It was left out.")
     return settings, complaints
 
 

@@ -48,6 +48,7 @@ LOOK = {
     "css": text_of("page.css"),
     "footer_links": ["api"],
 }
+FULL = "Too many runs wait already: try again in a while"
 FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.querySelector('#fetch').click())"
 
 
@@ -121,7 +122,7 @@ def build(bundle: Bundle) -> gr.Blocks:
             except ValueError as error:
                 return {notice: _notice(str(error))}
             if studio.line.is_full():
-                return {notice: _notice("Too many runs wait already: try again in a while")}
+                return {notice: _notice(FULL)}
             session.ticket = studio.line.join(request.session_hash)
             ahead = studio.line.ahead(session.ticket)
             waits = {
@@ -157,8 +158,14 @@ def build(bundle: Bundle) -> gr.Blocks:
         )
 
         def fail(session: Session):
-            if session.state != "broken":  # Gradio calls a run that was stopped a failure too
-                return buttons(session) if session.ticket is None else {notice: gr.skip()}
+            if session.ticket is None:  # Gradio calls a run that was stopped a failure too
+                return buttons(session)
+            if session.state == "running":
+                return {notice: gr.skip()}
+            if session.state != "broken":  # never begun: Gradio's own queue was full
+                studio.line.leave(session.ticket)
+                session.ticket = None
+                return buttons(session) | {notice: _notice(FULL), clock: gr.Timer(active=False)}
             last = session.end("failed")
             words_for_it = _notice("The run broke off: the server's log says why")
             return buttons(session) | {stage: last, notice: words_for_it, clock: gr.Timer(active=False)}

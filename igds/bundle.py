@@ -3,13 +3,14 @@
 import difflib
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from igds.classifiers import ImageClassifier
@@ -58,8 +59,9 @@ class Bundle:
         raise ValueError(f"{self.name} has no class {class_name!r}: {hint}it has {', '.join(self.classes)}")
 
     def checksum(self) -> str:
-        """sha256 over the checksums of its files: two bundles with the same weights have the same."""
-        return hashlib.sha256(json.dumps(self.card["files"], sort_keys=True).encode()).hexdigest()
+        """sha256 over how its parts are built and the checksums of their files: what decides the images."""
+        deciding = {key: self.card[key] for key in (*PARTS, "classes", "files")}
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def embedded_bundles() -> list[str]:
@@ -69,9 +71,10 @@ def embedded_bundles() -> list[str]:
 
 def bundle_path(name_or_path: str | Path) -> Path:
     """The folder of an embedded bundle by name, or of any bundle by path; FileNotFoundError where there is no card."""
-    for path in (EMBEDDED / name_or_path, Path(name_or_path).expanduser()):
-        if (path / "card.json").is_file():
-            return path
+    for path in (EMBEDDED / name_or_path, Path(name_or_path)):
+        with suppress(OSError):  # a name that no file system takes is not there either
+            if (path / "card.json").is_file():
+                return path.resolve()
     names = ", ".join(embedded_bundles()) or "none"
     raise FileNotFoundError(
         f"there is no bundle {str(name_or_path)!r}: give the name of an embedded one ({names}) "
@@ -94,6 +97,11 @@ def read_card(path: Path) -> dict:
         raise ValueError(f"{path / 'card.json'} gives no sha256 of {', '.join(unsigned)}: get the bundle again")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or not classes:
         raise ValueError(f"{path / 'card.json'} does not list the names of its classes: get the bundle again")
+    defaults, betas = card["defaults"], card["beta_range"]
+    if not isinstance(defaults, dict) or not {"ipc", "beta", "eta", "steps"} <= defaults.keys():
+        raise ValueError(f"{path / 'card.json'} has no proper defaults: get the bundle again")
+    if not isinstance(betas, list) or len(betas) != 2 or not 0 <= betas[0] <= defaults["beta"] <= betas[1]:
+        raise ValueError(f"{path / 'card.json'} has no beta_range with its default beta inside: get the bundle again")
     if card["format"] != FORMAT:
         raise ValueError(f"{path / 'card.json'} has format {card['format']}, this version reads {FORMAT}: update igds")
     return card
@@ -138,9 +146,9 @@ def save_bundle(
             name: tensor.half().contiguous() if tensor.dtype == torch.float32 else tensor.contiguous()
             for name, tensor in network.state_dict().items()
         }
-        save_file(tensors, path / f"{part}.safetensors")
+        (path / f"{part}.safetensors").write_bytes(save(tensors))  # save_file hides what the disk says
     _save_gallery(gallery, path / "gallery.png")
-    for file in [*(f"{part}.safetensors" for part in PARTS), "gallery.png"]:
+    for file in _FILES:
         files[file] = hashlib.sha256((path / file).read_bytes()).hexdigest()
     complete = {
         "format": FORMAT,

@@ -38,7 +38,12 @@ def _assemble(recipe, train, test, work, out, device) -> Iterator[str]:
     prior, encoder, classifier = (
         training.objective.result.eval().requires_grad_(False) for training in trainings.values()
     )
+    for part, training in trainings.items():
+        if training.seen < training.images:
+            yield f"{part}: only {training.seen:,} of {training.images:,} images seen, the learning rate is not at rest"
     estimator = recipe.estimator(encoder, train)
+    for network in (prior, estimator, classifier):
+        network.half().float()  # what is measured is what the bundle will hold
     held_out = estimate(estimator, test)
     yield f"estimator: {held_out.accuracy:.1%} linear accuracy on the test set"
 
@@ -48,7 +53,9 @@ def _assemble(recipe, train, test, work, out, device) -> Iterator[str]:
 
     per_class = min(SAMPLES_PER_CLASS, int(torch.bincount(test.labels).min()))
     labels = torch.arange(len(train.classes)).repeat_interleave(per_class)
-    images = unguided_images(prior, estimator, per_class, steps=recipe.defaults["steps"])
+    images = unguided_images(
+        prior, estimator, per_class, steps=recipe.defaults["steps"], solver=recipe.defaults["solver"]
+    )
     sampled, sampled_logits = features_and_logits(classifier, images)
     real = class_balanced(train, per_class, seed=1)
     real_features, _ = features_and_logits(classifier, real.images)
@@ -71,8 +78,7 @@ def _assemble(recipe, train, test, work, out, device) -> Iterator[str]:
         "beta_range": list(recipe.beta_range),
         "parameters": parameters,
         "training": {
-            part: {"images": training.seen, "minutes": round(training.seconds / 60, 1)}
-            for part, training in trainings.items()
+            part: {"images": training.seen, "batch_size": training.batch_size} for part, training in trainings.items()
         }
         | {"contrastive": recipe.contrastive, "command": "python -m igds train prior|estimator|classifier|bundle"},
         "measured": {
@@ -106,10 +112,14 @@ def _assemble(recipe, train, test, work, out, device) -> Iterator[str]:
     yield f"written to {out}"
 
 
-def unguided_images(prior: Prior, estimator: VariationalEstimator, per_class: int, *, steps: int) -> Tensor:
+def unguided_images(
+    prior: Prior, estimator: VariationalEstimator, per_class: int, *, steps: int, solver: str
+) -> Tensor:
     """`per_class` images of every class from the prior alone, class by class, as bytes."""
     batches = [ClassBatch(label, image_seeds(0, label, per_class), Guidance()) for label in range(prior.num_classes)]
-    return to_bytes(torch.cat([sample(prior, estimator, [batch], steps=steps)[0] for batch in batches])).cpu()
+    return to_bytes(
+        torch.cat([sample(prior, estimator, [batch], steps=steps, solver=solver)[0] for batch in batches])
+    ).cpu()
 
 
 def nearest_rows(features: Tensor, among: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 import argparse
 import errno
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from igds.bundle import DEFAULT, PARTS, bundle_path, embedded_bundles, load_bundle, read_card
@@ -131,13 +132,16 @@ def _sample(options) -> None:
             or any(settings[name] is not None for name in settings if name != "columns")
         ):
             raise ValueError("--run brings every setting with it: give no other setting beside it")
-        settings, checksum = _read_run(options.run)
-        bundle_name = bundle_name or settings.get("bundle")
-        settings.pop("bundle", None)
+        settings, checksum, threads = _read_run(options.run)
+        bundle_name = bundle_name or settings["bundle"]
+        del settings["bundle"]
+        torch.set_num_threads(threads)  # sums are rounded in another order on another number of threads
     _check_free(options.out)
     bundle = load_bundle(bundle_name or DEFAULT, device=choose_device(options.device))
     if options.run and checksum != bundle.checksum():
-        print(f"igds: {options.run} was made with other weights than {bundle.name} has now", file=sys.stderr)
+        raise ValueError(
+            f"{options.run} was made with another bundle than {bundle.path}: name the one it came from with --bundle"
+        )
     run = Run.of(bundle, **settings)
     if run.ipc == 1 and run.beta > 0 and run.reference == "batch":
         print(
@@ -163,11 +167,12 @@ def _sample(options) -> None:
     print(f"written to {options.out}")
 
 
-def _read_run(path: Path) -> tuple[dict, str]:
-    """The settings in a run.json, and the checksum of the bundle that it was made with."""
+def _read_run(path: Path) -> tuple[dict, str, int]:
+    """The settings in a run.json, the checksum of the bundle that it was made with, and the number of threads."""
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        return dict(run["settings"]), run["bundle_sha256"]
+        settings = {**run["settings"], "bundle": str(run["settings"]["bundle"])}
+        return settings, str(run["bundle_sha256"]), max(1, int(run["software"]["threads"]))
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{path} is not the run.json of a run: give one that `sample` or the page wrote") from None
 
@@ -186,14 +191,19 @@ def _check_free(folder: Path) -> None:
 
 def write_files(files: dict[str, bytes], folder: Path) -> None:
     """Write all of `files` (by relative path) under `folder`, or nothing: a full disk leaves no half of a result."""
+    written = []
     try:
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
+            written.append(path)
             path.write_bytes(content)
-    except OSError:
-        for child in folder.iterdir():
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        for parent in sorted({path.parent for path in written} - {folder}, reverse=True):
+            with suppress(OSError):
+                parent.rmdir()
         raise
 
 

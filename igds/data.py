@@ -93,7 +93,7 @@ def fashion_mnist(split: str, *, folder: Path | None = None) -> ImageSet:
 
 
 def _fashion_mnist_file(name: str, folder: Path | None) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "igds" / "fashion-mnist"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "igds" / "fashion-mnist"
     places = [Path(folder)] if folder else [_FASHION_MNIST_DEBIAN, cache]
     for place in places:
         if (place / f"{name}.gz").exists():

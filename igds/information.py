@@ -21,7 +21,8 @@ def prototype_information(log_probs: Tensor, labels: Tensor, label_entropy: floa
 def contextual_kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p_i ‖ q) of each row of p (n, d) to q (d,) or (n, d): the second term of eq. 29.
 
-    Never negative. Where q is the mean of these p, its mean is at most log n (0 when n = 1) and at most log d.
+    Not negative, but for rounding. Where q is the mean of these p, its mean is at most log n (0 when n = 1) and
+    at most log d.
     """
     # A softmax can underflow to 0, where the gradient of p·log p is not a number.
     p, q = (value.clamp(min=torch.finfo(value.dtype).tiny) for value in (p, q))

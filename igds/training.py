@@ -5,6 +5,7 @@ turns a batch of bytes into a loss. `Training` supplies batches, the optimiser, 
 """
 
 import copy
+import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -178,7 +179,6 @@ class Training:
         self.images, self.batch_size = images, batch_size
         self.learning_rate, self.decay = learning_rate, decay
         self.seen = 0
-        self.seconds = 0.0
         self.checkpoint = checkpoint
         self._data, self._labels = data.images.to(self.device), data.labels.to(self.device)
         self._generator = torch.Generator(self.device).manual_seed(seed)
@@ -199,13 +199,11 @@ class Training:
     def _run(self, limit: float) -> Iterator[TrainingEvent]:
         self.objective.train()
         started = spoken = saved = time.monotonic()
-        carried = self.seconds
         losses = []
         try:
             while self.seen < self.images and time.monotonic() - started < limit:
                 losses.append(self._step())
                 now = time.monotonic()
-                self.seconds = carried + now - started
                 if now - spoken > 1 or self.seen >= self.images:
                     yield TrainingEvent(self.seen, self.images, float(torch.stack(losses).mean()))
                     losses, spoken = [], now
@@ -244,10 +242,15 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
             "seen": self.seen,
-            "seconds": self.seconds,
         }
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        buffer = io.BytesIO()  # torch.save itself reports a full disk as a RuntimeError, or not at all
+        torch.save(state, buffer)
+        try:
+            partial.write_bytes(buffer.getbuffer())
+            partial.replace(self.checkpoint)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(self.checkpoint)) from None
 
     def _load(self, path: Path) -> None:
         try:
@@ -255,7 +258,7 @@ class Training:
             self.objective.load_state_dict(state["objective"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._generator.set_state(state["generator"].cpu())
-            self.seen, self.seconds = state["seen"], state["seconds"]
+            self.seen = state["seen"]
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
@@ -315,7 +318,7 @@ def train_linear_classifier(
 
 
 def fit_linear(linear: nn.Linear, features: Tensor, labels: Tensor, *, iterations: int, decay: float = 1e-6) -> None:
-    """Multinomial logistic regression of `labels` (n,) on `features` (n, d), by L-BFGS to convergence."""
+    """Multinomial logistic regression of `labels` (n,) on `features` (n, d), by `iterations` of L-BFGS at most."""
     optimizer = torch.optim.LBFGS(
         linear.parameters(), max_iter=iterations, history_size=20, line_search_fn="strong_wolfe"
     )

@@ -136,6 +136,26 @@ def test_a_run_file_takes_no_setting_beside_it(tiny_bundle_path, tmp_path, capsy
     assert "no other setting" in refused(capsys, status)
 
 
+def test_a_run_of_another_bundle_is_refused_instead_of_giving_other_images(tiny_bundle_path, tmp_path, capsys):
+    assert sample(tiny_bundle_path, tmp_path / "a") == 0
+    shutil.copytree(tiny_bundle_path, tmp_path / "other")
+    card = json.loads((tmp_path / "other/card.json").read_text())
+    card["estimator"]["tau"] = 0.5
+    (tmp_path / "other/card.json").write_text(json.dumps(card))
+    status = run("sample", "--bundle", tmp_path / "other", "--run", tmp_path / "a/run.json", "--out", tmp_path / "b")
+    assert "made with another bundle" in refused(capsys, status)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("defaults", []), ("defaults", {"ipc": 4}), ("beta_range", 5), ("beta_range", [1.0, 2.0])]
+)
+def test_a_card_without_usable_defaults_is_told(tiny_bundle_path, tmp_path, capsys, key, value):
+    shutil.copytree(tiny_bundle_path, tmp_path / "bundle")
+    card = json.loads((tmp_path / "bundle/card.json").read_text())
+    (tmp_path / "bundle/card.json").write_text(json.dumps({**card, key: value}))
+    assert "get the bundle again" in refused(capsys, run("info", tmp_path / "bundle"))
+
+
 def test_one_image_and_the_batch_reference_are_explained(tiny_bundle_path, tmp_path, capsys):
     assert run("sample", "--bundle", tiny_bundle_path, "--out", tmp_path / "out", "--ipc", 1, "--steps", 2) == 0
     assert "β has no effect" in capsys.readouterr().err

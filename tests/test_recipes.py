@@ -78,6 +78,22 @@ def test_the_estimator_of_a_bundle_finds_prototype_information(made):
     assert 0 < measured["prototype_information_on_test_nats"] <= torch.log(torch.tensor(3.0)).item()
 
 
+def test_a_full_disk_while_training_is_one_sentence_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    train = ["train", "prior", "--recipe", "tiny", "--work", str(tmp_path)]
+    assert cli.main([*train, "--images", "128"]) == 0
+    kept = (tmp_path / "prior.pt").read_bytes()
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert cli.main([*train, "--images", "256"]) == 2
+    assert "full disk" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["prior.pt"]
+    assert (tmp_path / "prior.pt").read_bytes() == kept
+
+
 def test_a_bundle_needs_every_part_first(tmp_path):
     with pytest.raises(FileNotFoundError, match="run `train prior` first"):
         assemble(TINY, stripes("train"), stripes("test"), work=tmp_path, out=tmp_path, device=torch.device("cpu"))

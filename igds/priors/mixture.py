@@ -24,7 +24,8 @@ class MixturePrior:
     """Class y is Σ_m weights[y, m]·N(means[y, m], stds[y, m]²·I); classes have the probabilities `class_weights`.
 
     `means` (K, M, *shape); `weights` and `stds` (K, M); `class_weights` (K,), uniform if not given. Weights are
-    normalised. Raises ValueError for shapes that do not fit, negative weights and stds that are not positive.
+    normalised. `denoise`, `score` and `log_density` work on the device of `means`; what draws needs the CPU. Raises
+    ValueError for shapes that do not fit, negative weights and stds that are not positive.
     """
 
     predicts_variance = False
@@ -39,8 +40,8 @@ class MixturePrior:
         schedule: Schedule | None = None,
     ):
         classes, modes = means.shape[:2]
-        weights = torch.ones(classes, modes) if weights is None else weights
-        class_weights = torch.ones(classes) if class_weights is None else class_weights
+        weights = means.new_ones(classes, modes) if weights is None else weights
+        class_weights = means.new_ones(classes) if class_weights is None else class_weights
         if stds.shape != (classes, modes) or weights.shape != (classes, modes) or class_weights.shape != (classes,):
             raise ValueError(
                 f"for means of shape {tuple(means.shape)}, stds and weights must be ({classes}, {modes}) "
@@ -98,7 +99,7 @@ class MixturePrior:
 
     def class_posterior(self, x: Tensor) -> Tensor:
         """log P(y | x) (n, K) of clean data, eq. 36."""
-        labels = torch.arange(self.num_classes)
+        labels = torch.arange(self.num_classes, device=x.device)
         joint = torch.stack([self.log_density(x, label.expand(len(x))) for label in labels], dim=1)
         return torch.log_softmax(joint + self._log_class_weights, dim=1)
 
