@@ -35,10 +35,12 @@ def random_brightness_contrast(x: Tensor, generator: torch.Generator, *, strengt
     return ((x - mean) * factor[1] + mean - 1).clamp(-1, 1)
 
 
-def contrastive_view(x: Tensor, generator: torch.Generator) -> Tensor:
+def contrastive_view(
+    x: Tensor, generator: torch.Generator, *, area: tuple[float, float] = (0.4, 1.0), strength: float = 0.4
+) -> Tensor:
     """A view for instance discrimination."""
-    x = random_flip(random_resized_crop(x, generator, area=(0.4, 1.0)), generator)
-    return random_brightness_contrast(x, generator, strength=0.4)
+    x = random_flip(random_resized_crop(x, generator, area=area), generator)
+    return random_brightness_contrast(x, generator, strength=strength)
 
 
 def classifier_view(x: Tensor, generator: torch.Generator) -> Tensor:

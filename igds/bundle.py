@@ -22,6 +22,7 @@ EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "bundles"
 DEFAULT = "fashion-mnist"
 FORMAT = 1
 PARTS = ("prior", "estimator", "classifier")
+HELD_OUT = "held_out"
 _FILES = (*(f"{part}.safetensors" for part in PARTS), "gallery.png")
 _CARD_KEYS = ("format", "title", "classes", *PARTS, "defaults", "beta_range", "files")
 
@@ -30,7 +31,8 @@ _CARD_KEYS = ("format", "title", "classes", *PARTS, "defaults", "beta_range", "f
 class Bundle:
     """A prior, its estimator, an independent classifier and some real images; `card` is card.json as it stands.
 
-    `gallery` (K, m, C, H, W) uint8. All networks are frozen and in evaluation mode.
+    `gallery` (K, m, C, H, W) uint8. `held_out` is a second estimator, of another seed and other views, that guides
+    nothing and only judges; None in a bundle without one. All networks are frozen and in evaluation mode.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Bundle:
     estimator: VariationalEstimator
     classifier: ImageClassifier
     gallery: Tensor
+    held_out: VariationalEstimator | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,7 +95,8 @@ def read_card(path: Path) -> dict:
     if missing:
         raise ValueError(f"{path / 'card.json'} is not the card of a bundle: it lacks {', '.join(missing)}")
     files, classes = card["files"], card["classes"]
-    unsigned = [file for file in _FILES if not isinstance(files, dict) or not isinstance(files.get(file), str)]
+    expected = [*_FILES, *([f"{HELD_OUT}.safetensors"] if HELD_OUT in card else [])]
+    unsigned = [file for file in expected if not isinstance(files, dict) or not isinstance(files.get(file), str)]
     if unsigned:
         raise ValueError(f"{path / 'card.json'} gives no sha256 of {', '.join(unsigned)}: get the bundle again")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or not classes:
@@ -114,19 +118,19 @@ def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "cpu")
     """
     path = bundle_path(name_or_path)
     card = read_card(path)
-    for file in _FILES:
-        _check_file(path / file, card["files"][file])
+    for file, checksum in card["files"].items():
+        _check_file(path / file, checksum)
     try:
-        prior, estimator, classifier = _build(card)
+        networks = _build(card)
     except Exception as error:  # the networks' constructors raise whatever they stumble on
         raise ValueError(
             f"{path / 'card.json'} does not say how its parts are built ({error}): get the bundle again"
         ) from None
-    for part, network in zip(PARTS, (prior, estimator, classifier)):
+    for part, network in networks.items():
         _load_weights(network, path / f"{part}.safetensors")
         network.to(device).eval().requires_grad_(False)
-    gallery = _load_gallery(path / "gallery.png", prior.shape, len(card["classes"]))
-    return Bundle(path.name, path, card, prior, estimator, classifier, gallery)
+    gallery = _load_gallery(path / "gallery.png", networks["prior"].shape, len(card["classes"]))
+    return Bundle(path.name, path, card, **networks, gallery=gallery)
 
 
 def save_bundle(
@@ -137,41 +141,48 @@ def save_bundle(
     estimator: VariationalEstimator,
     classifier: ImageClassifier,
     gallery: Tensor,
+    held_out: VariationalEstimator | None = None,
 ) -> None:
     """Write a bundle folder: weights in half precision, and `card` with the parts' configurations and checksums."""
     path.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for part, network in zip(PARTS, (prior, estimator, classifier)):
+    networks = {"prior": prior, "estimator": estimator, "classifier": classifier}
+    if held_out is not None:
+        networks[HELD_OUT] = held_out
+    for part, network in networks.items():
         tensors = {
             name: tensor.half().contiguous() if tensor.dtype == torch.float32 else tensor.contiguous()
             for name, tensor in network.state_dict().items()
         }
         (path / f"{part}.safetensors").write_bytes(save(tensors))  # save_file hides what the disk says
     _save_gallery(gallery, path / "gallery.png")
-    for file in _FILES:
-        files[file] = hashlib.sha256((path / file).read_bytes()).hexdigest()
-    complete = {
-        "format": FORMAT,
-        **card,
-        "prior": asdict(prior.config),
-        "estimator": {"encoder": asdict(estimator.encoder.config), "tau": estimator.tau},
-        "classifier": asdict(classifier.config),
-        "files": files,
+    names = (*(f"{part}.safetensors" for part in networks), "gallery.png")
+    built = {
+        part: {"encoder": asdict(network.encoder.config), "tau": network.tau}
+        if isinstance(network, VariationalEstimator)
+        else asdict(network.config)
+        for part, network in networks.items()
     }
+    files = {file: hashlib.sha256((path / file).read_bytes()).hexdigest() for file in names}
+    complete = {"format": FORMAT, **card, **built, "files": files}
     (path / "card.json").write_text(json.dumps(complete, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _build(card: dict) -> tuple[UNetPrior, VariationalEstimator, ImageClassifier]:
+def _build(card: dict) -> dict[str, nn.Module]:
     classes = len(card["classes"])
     prior = UNetPrior(UNetConfig(**card["prior"]))
     if prior.num_classes != classes:
         raise ValueError(f"it names {classes} classes and its prior has {prior.num_classes}")
-    encoder = Encoder(_encoder_config(card["estimator"]["encoder"]))
+    networks = {"prior": prior, "estimator": _estimator(card["estimator"], classes)}
+    networks["classifier"] = ImageClassifier(_encoder_config(card["classifier"]), classes)
+    if HELD_OUT in card:
+        networks[HELD_OUT] = _estimator(card[HELD_OUT], classes)
+    return networks
+
+
+def _estimator(values: dict, classes: int) -> VariationalEstimator:
+    encoder = Encoder(_encoder_config(values["encoder"]))
     smooth(encoder)
-    estimator = VariationalEstimator(
-        encoder, classes, features=encoder.config.features, tau=float(card["estimator"]["tau"])
-    )
-    return prior, estimator, ImageClassifier(_encoder_config(card["classifier"]), classes)
+    return VariationalEstimator(encoder, classes, features=encoder.config.features, tau=float(values["tau"]))
 
 
 def _encoder_config(values: dict) -> EncoderConfig:

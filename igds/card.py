@@ -1,13 +1,14 @@
 """From trained parts to a bundle: fit g, measure everything on held-out data, write the card."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from igds.bundle import save_bundle
+from igds.bundle import Bundle, save_bundle
 from igds.data import ImageSet, picture, to_bytes
 from igds.estimator import VariationalEstimator, estimate
 from igds.measures import class_balanced, features_and_logits, frechet_distance, nearest_distance
@@ -21,31 +22,48 @@ SAMPLES_PER_CLASS = 200
 
 
 def assemble(
-    recipe: Recipe, train: ImageSet, test: ImageSet, *, work: Path, out: Path, device: torch.device
+    recipe: Recipe,
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    work: Path,
+    out: Path,
+    device: torch.device,
+    base: Bundle | None = None,
 ) -> Iterator[str]:
     """Write the bundle `out` from the checkpoints in `work`; yields a line of text for every stage that is done.
 
-    Raises FileNotFoundError where a part has not been trained.
+    A part without a checkpoint is taken from `base`. Raises FileNotFoundError where it is in neither.
     """
     for part in recipe.budgets:
+        if not (work / f"{part}.pt").exists() and (base is None or getattr(base, part) is None):
+            raise FileNotFoundError(
+                f"{work / f'{part}.pt'} is missing: run `train {part}` first, or name a bundle that has it with --base"
+            )
+    return _assemble(recipe, train, test, work, out, device, base)
+
+
+def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
+    parts, training = {}, {}
+    for part in recipe.budgets:
         if not (work / f"{part}.pt").exists():
-            raise FileNotFoundError(f"{work / f'{part}.pt'} is missing: run `train {part}` first")
-    return _assemble(recipe, train, test, work, out, device)
-
-
-def _assemble(recipe, train, test, work, out, device) -> Iterator[str]:
-    trainings = {part: recipe.training(part, train, folder=work, device=device) for part in recipe.budgets}
-    prior, encoder, classifier = (
-        training.objective.result.eval().requires_grad_(False) for training in trainings.values()
-    )
-    for part, training in trainings.items():
-        if training.seen < training.images:
-            yield f"{part}: only {training.seen:,} of {training.images:,} images seen, the learning rate is not at rest"
-    estimator = recipe.estimator(encoder, train)
-    for network in (prior, estimator, classifier):
+            parts[part], training[part] = getattr(base, part), base.card.get("training", {}).get(part, {})
+            yield f"{part}: from {base.path}"
+            continue
+        run = recipe.training(part, train, folder=work, device=device)
+        parts[part] = run.objective.result.eval().requires_grad_(False)
+        training[part] = {"images": run.seen, "batch_size": run.batch_size}
+        if part in recipe.contrastive:
+            parts[part] = recipe.estimator(part, parts[part], train)
+            training[part] |= asdict(recipe.contrastive[part])
+        if run.seen < run.images:
+            yield f"{part}: only {run.seen:,} of {run.images:,} images seen, the learning rate is not at rest"
+    for network in parts.values():
         network.half().float()  # what is measured is what the bundle will hold
-    held_out = estimate(estimator, test)
-    yield f"estimator: {held_out.accuracy:.1%} linear accuracy on the test set"
+    prior, estimator, classifier = parts["prior"], parts["estimator"], parts["classifier"]
+    judged = {part: estimate(parts[part], test) for part in recipe.contrastive}
+    for part, on_test in judged.items():
+        yield f"{part}: {on_test.accuracy:.1%} linear accuracy on the test set"
 
     features, logits = features_and_logits(classifier, test.images)
     judge_accuracy = float((logits.argmax(1) == test.labels).float().mean())
@@ -65,10 +83,7 @@ def _assemble(recipe, train, test, work, out, device) -> Iterator[str]:
     recognised = float((sampled_logits.argmax(1) == labels).float().mean())
     yield f"prior: {len(images)} samples, of which the classifier recognises {recognised:.1%}"
 
-    parameters = {
-        part: sum(p.numel() for p in network.parameters())
-        for part, network in (("prior", prior), ("estimator", estimator), ("classifier", classifier))
-    }
+    parameters = {part: sum(p.numel() for p in network.parameters()) for part, network in parts.items()}
     card = {
         "title": recipe.title,
         "source": recipe.source,
@@ -77,17 +92,17 @@ def _assemble(recipe, train, test, work, out, device) -> Iterator[str]:
         "defaults": recipe.defaults,
         "beta_range": list(recipe.beta_range),
         "parameters": parameters,
-        "training": {
-            part: {"images": training.seen, "batch_size": training.batch_size} for part, training in trainings.items()
-        }
-        | {"contrastive": recipe.contrastive, "command": "python -m igds train prior|estimator|classifier|bundle"},
+        "training": {**training, "command": f"python -m igds train {'|'.join(parts)}|bundle"},
         "measured": {
-            "estimator": {
-                "linear_accuracy_on_test": round(held_out.accuracy, 4),
-                "prototype_information_on_test_nats": round(held_out.prototype, 4),
-                "contextual_information_on_test_nats": round(held_out.contextual, 4),
-                "contextual_information_by_class_nats": [round(value, 4) for value in held_out.contextual_by_class],
-                "classifier_rank": estimator.classifier_rank(),
+            **{
+                part: {
+                    "linear_accuracy_on_test": round(on_test.accuracy, 4),
+                    "prototype_information_on_test_nats": round(on_test.prototype, 4),
+                    "contextual_information_on_test_nats": round(on_test.contextual, 4),
+                    "contextual_information_by_class_nats": [round(v, 4) for v in on_test.contextual_by_class],
+                    "classifier_rank": parts[part].classifier_rank(),
+                }
+                for part, on_test in judged.items()
             },
             "classifier": {"accuracy_on_test": round(judge_accuracy, 4)},
             "prior": {
@@ -106,7 +121,7 @@ def _assemble(recipe, train, test, work, out, device) -> Iterator[str]:
         },
     }
     gallery = torch.stack([test.of_class(label)[:GALLERY_PER_CLASS] for label in range(len(test.classes))])
-    save_bundle(out, card, prior=prior, estimator=estimator, classifier=classifier, gallery=gallery)
+    save_bundle(out, card, **parts, gallery=gallery)
     sheet = contact_sheet(images, train.images[nearest_rows(sampled, train_features)], per_class)
     sheet.save(out / "samples.png", optimize=True)
     yield f"written to {out}"

@@ -6,17 +6,19 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from igds.bundle import DEFAULT, PARTS, bundle_path, embedded_bundles, load_bundle, read_card
+from igds.bundle import DEFAULT, HELD_OUT, PARTS, bundle_path, embedded_bundles, load_bundle, read_card
 from igds.card import assemble
 from igds.device import DEVICES, choose_device
 from igds.recipes import RECIPES
 from igds.runs import MAX_IPC, Record, Run
-from igds.sampling import PLACES, REFERENCES, SOLVERS
+from igds.sampling import PLACES, REFERENCES, SCALINGS, SOLVERS
+from igds.study import STUDIES, measure_study, sample_study, write_study
 
 DESCRIPTION = """\
 Information-Guided Diffusion Sampling: makes a few images of a class that carry as much of
@@ -46,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"igds: {_sentence(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nigds: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"\nigds: stopped; {stopped}" if str(stopped) else "\nigds: stopped", file=sys.stderr)
         return 130
     return 0
 
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_info(commands)
     _add_train(commands)
+    _add_study(commands)
     return parser
 
 
@@ -98,7 +101,11 @@ def _add_sample(commands) -> None:
     parser.add_argument("--eta", type=float, help="step size of the guidance, eq. 31; 0 only measures")
     parser.add_argument("--steps", type=int, help="network evaluations; more is finer and slower")
     parser.add_argument("--seed", type=int, help="of the noise; image i of a class has the same noise for every IPC")
-    parser.add_argument("--solver", choices=sorted(SOLVERS), help="ddpm (the paper's, random) or ddim (deterministic)")
+    parser.add_argument(
+        "--solver",
+        choices=sorted(SOLVERS),
+        help="dpmpp_2m (DPM-Solver++, few steps), ddpm (the paper's, random) or ddim",
+    )
     parser.add_argument(
         "--reference",
         choices=REFERENCES,
@@ -107,6 +114,7 @@ def _add_sample(commands) -> None:
     parser.add_argument(
         "--at", choices=PLACES, help="guide x'_{t-1} (x_prev, the paper's) or the predicted clean image (x0)"
     )
+    parser.add_argument("--scaling", choices=SCALINGS, help="η as it is (constant, the paper's), or times σ̃_t or σ̃_t²")
     parser.add_argument(
         "--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide while t/T is between these"
     )
@@ -119,7 +127,7 @@ def _add_sample(commands) -> None:
 def _sample(options) -> None:
     settings = {
         name: getattr(options, name)
-        for name in ("label", "ipc", "beta", "eta", "steps", "seed", "solver", "reference", "at", "interval")
+        for name in ("label", "ipc", "beta", "eta", "steps", "seed", "solver", "reference", "at", "scaling", "interval")
     }
     settings["columns"] = ["unguided"] if options.unguided else ["contextual"]
     if options.paired:
@@ -158,11 +166,10 @@ def _sample(options) -> None:
             )
     write_files(record.files(), options.out)
     for column, figures in record.verdict().items():
-        row = next(row for row in reversed(record.curves) if row["column"] == column)
         print(
-            f"{column}: I(X;Y) {row['prototype_nats']:.2f} nats, H(X|Y) {row['contextual_nats']:.2f} nats; "
-            f"the independent classifier recognises {figures['accuracy']:.0%}, "
-            f"mean feature distance {figures['diversity']:.3f}"
+            f"{column}: I(X;Y) {figures.prototype:.2f} nats, H(X|Y) {figures.contextual:.2f} nats; "
+            f"the independent classifier recognises {figures.accuracy:.0%}, "
+            f"mean feature distance {figures.diversity:.3f}"
         )
     print(f"written to {options.out}")
 
@@ -241,13 +248,14 @@ def _add_train(commands) -> None:
         "prior, estimator and classifier are independent of each other; bundle comes last.",
     )
     parser.set_defaults(command=_train)
-    parser.add_argument("part", choices=[*PARTS, "bundle"])
+    parser.add_argument("part", choices=[*PARTS, HELD_OUT, "bundle"])
     parser.add_argument("--recipe", choices=sorted(RECIPES), default=DEFAULT, help="data, networks and budgets")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the data set's original files are")
     parser.add_argument("--work", type=Path, metavar="DIR", help="checkpoints (default: training/RECIPE)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="bundle only: the folder to write (default: bundles/RECIPE)"
     )
+    parser.add_argument("--base", metavar="BUNDLE", help="bundle only: where parts come from that have no checkpoint")
     parser.add_argument("--images", type=int, help="training length (default: the recipe's)")
     parser.add_argument("--minutes", type=float, help="stop after this time; the same command goes on from there")
     parser.add_argument(
@@ -267,9 +275,9 @@ def _train(options) -> None:
     load = {"folder": options.data}
     if options.part == "bundle":
         out = options.out or Path("bundles") / options.recipe
-        steps = assemble(
-            recipe, recipe.load("train", **load), recipe.load("test", **load), work=work, out=out, device=device
-        )
+        base = load_bundle(options.base, device=device) if options.base else None
+        train, test = recipe.load("train", **load), recipe.load("test", **load)
+        steps = assemble(recipe, train, test, work=work, out=out, device=device, base=base)
         for message in steps:
             print(message, flush=True)
         return
@@ -280,6 +288,86 @@ def _train(options) -> None:
     _follow(training.run(minutes=options.minutes), training.seen, training.images, options.part)
     if training.seen < training.images:
         print(f"{training.seen:,} of {training.images:,} images seen: the same command goes on from there")
+
+
+def _add_study(commands) -> None:
+    parser = commands.add_parser(
+        "study",
+        help="hold ways of sampling against each other, with error bars",
+        description="Sample every class with several seeds and IPCs, and judge the images by the independent "
+        "classifier and the held-out estimator. beta: the trade-off; steps: few steps against 250; levers: the "
+        "guidance's settings.",
+        epilog="A study that was stopped goes on with the same command. Its images stay in --work.",
+    )
+    parser.set_defaults(command=_study)
+    parser.add_argument("name", choices=sorted(STUDIES))
+    parser.add_argument("--bundle", default=DEFAULT, help="an embedded bundle or a folder (default: %(default)s)")
+    parser.add_argument(
+        "--recipe", choices=sorted(RECIPES), help="whose real images judge (default: the bundle's name)"
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the data set's original files are")
+    parser.add_argument("--ipc", type=int, nargs="+", metavar="N", help="images per class (default: 1 10 50)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds, from 0 (default: 5)")
+    parser.add_argument("--betas", type=float, nargs="+", metavar="BETA", help="beta and levers: which β")
+    parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="steps: which numbers (default: 15 20 25)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="images so far (default: studies/BUNDLE-NAME)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path("studies"), help="for BUNDLE-NAME.json and .png"
+    )
+    parser.add_argument("--quick", action="store_true", help="two seeds, IPC 1 and 4, 5 steps: a trial of the command")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+
+
+def _study(options) -> None:
+    device = choose_device(options.device)
+    bundle = load_bundle(options.bundle, device=device)
+    recipe = options.recipe or bundle.name
+    if recipe not in RECIPES:
+        raise ValueError(
+            f"which real images is {bundle.name} judged by? Name one of {', '.join(RECIPES)} with --recipe"
+        )
+    size = {"ipcs": (1, 4), "seeds": (0, 1)} if options.quick else {}
+    if options.ipc:
+        size["ipcs"] = tuple(options.ipc)
+    if options.seeds is not None:
+        size["seeds"] = tuple(range(options.seeds))
+    values = options.steps if options.name == "steps" else options.betas
+    study = STUDIES[options.name](bundle, values, **size)
+    if options.quick:
+        study = replace(study, arms={name: {**arm, "steps": 5} for name, arm in study.arms.items()})
+    stem = f"{bundle.name}-{options.name}" + ("-quick" if options.quick else "")
+    work = options.work or Path("studies") / stem
+    events = sample_study(study, bundle, work)
+    data = {"folder": options.data}
+    train, test = (RECIPES[recipe].load(split, **data) for split in ("train", "test"))
+    try:
+        with tqdm(unit="img", desc=f"{options.name} study", unit_scale=True, smoothing=0.05) as progress:
+            for event in events:
+                progress.total = event.total
+                progress.update(event.done - progress.n)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"what has been sampled is kept in {work}: the same command goes on from there"
+        ) from None
+    results = measure_study(study, bundle, work, train, test)
+    write_study(results, options.out / f"{stem}.json")
+
+    from igds.plots import study_figure
+
+    study_figure(results, options.out / f"{stem}.png")
+    _print_study(results)
+    print(f"written to {options.out / stem}.json and .png")
+
+
+def _print_study(results: dict) -> None:
+    shown = ("accuracy", "diversity", "prototype", "contextual", "held_out_prototype", "held_out_contextual")
+    shown += ("recall", "coverage", "out_of_range", "frechet_distance")
+    width = max(len(arm) for arm in results["arms"])
+    print(" ".join([f"{'IPC':>4} {'arm':<{width}}", *(f"{name.replace('_', ' ')[:16]:>16}" for name in shown)]))
+    for row in results["summary"]:
+        figures = (row["measures"].get(name) for name in shown)
+        cells = (f"{f['mean']:.3f} ±{f['standard_error'] or 0:.3f}" if f else "–" for f in figures)
+        print(" ".join([f"{row['ipc']:>4} {row['arm']:<{width}}", *(f"{cell:>16}" for cell in cells)]))
 
 
 def _follow(events: Iterator, seen: int, total: int, name: str) -> None:

@@ -1,7 +1,8 @@
 """How each embedded bundle is made: its data, networks and training budgets, in one place."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from igds.data import ImageSet, fashion_mnist
 from igds.encoders import Encoder, EncoderConfig
 from igds.estimator import VariationalEstimator
 from igds.priors.unet import UNetConfig, UNetPrior
+from igds.schedule import Schedule
 from igds.training import (
     ClassifierObjective,
     ContrastiveObjective,
@@ -35,8 +37,38 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Contrastive:
+    """How the encoder of one estimator is trained: options of ContrastiveObjective and of its views, and the seed."""
+
+    tau: float
+    lambda_: float = 1.0
+    label_weight: float = 0.0
+    noise_share: float = 0.0
+    noise_limit: float = 0.7
+    area: tuple[float, float] = (0.4, 1.0)
+    strength: float = 0.4
+    seed: int = 0
+
+    def objective(self, encoder: Encoder, *, schedule: Schedule, num_classes: int) -> ContrastiveObjective:
+        return ContrastiveObjective(
+            encoder,
+            partial(contrastive_view, area=self.area, strength=self.strength),
+            schedule=schedule,
+            num_classes=num_classes,
+            tau=self.tau,
+            lambda_=self.lambda_,
+            label_weight=self.label_weight,
+            noise_share=self.noise_share,
+            noise_limit=self.noise_limit,
+        )
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A bundle before it is trained. `defaults` and `beta_range` are what the card will offer its users."""
+    """A bundle before it is trained. `defaults` and `beta_range` are what the card will offer its users.
+
+    `contrastive` has the training of "estimator", whose gradient guides, and of "held_out", which only judges.
+    """
 
     title: str
     source: str
@@ -46,17 +78,17 @@ class Recipe:
     encoder: EncoderConfig
     classifier: EncoderConfig
     budgets: dict[str, Budget]
-    contrastive: dict
+    contrastive: dict[str, Contrastive]
     tau: float
     defaults: dict
     beta_range: tuple[float, float]
-    notes: dict = field(default_factory=dict)
 
     def training(self, part: str, data: ImageSet, *, folder: Path, images: int | None = None, **options) -> Training:
-        """The resumable training of "prior", "estimator" or "classifier"; its checkpoint is `folder`/`part`.pt."""
+        """The resumable training of one part, a key of `budgets`; its checkpoint is `folder`/`part`.pt."""
         budget = self.budgets[part]
+        seed = self.contrastive[part].seed if part in self.contrastive else 0
         with torch.random.fork_rng():
-            torch.manual_seed(0)  # of the initial weights; everything later is drawn from the training's own stream
+            torch.manual_seed(seed)  # of the initial weights; everything later is drawn from the training's own stream
             objective = self._objective(part)
         return Training(
             objective,
@@ -66,6 +98,7 @@ class Recipe:
             learning_rate=budget.learning_rate,
             weight_decay=budget.weight_decay,
             decay=budget.decay,
+            seed=seed,
             checkpoint=folder / f"{part}.pt",
             **options,
         )
@@ -75,18 +108,19 @@ class Recipe:
             return PriorObjective(UNetPrior(self.prior))
         if part == "classifier":
             return ClassifierObjective(ImageClassifier(self.classifier, self.prior.num_classes), classifier_view)
-        schedule = UNetPrior(self.prior).schedule
-        return ContrastiveObjective(Encoder(self.encoder), contrastive_view, schedule=schedule, **self.contrastive)
+        return self.contrastive[part].objective(
+            Encoder(self.encoder), schedule=self.prior.schedule(), num_classes=self.prior.num_classes
+        )
 
-    def estimator(self, encoder: Encoder, data: ImageSet) -> VariationalEstimator:
-        """f made smooth and frozen, then g on its features of clean images and of noisy ones, as f was trained."""
-        schedule = UNetPrior(self.prior).schedule
-        share, limit = self.contrastive.get("noise_share", 0.0), self.contrastive.get("noise_limit", 0.7)
+    def estimator(self, part: str, encoder: Encoder, data: ImageSet) -> VariationalEstimator:
+        """f made smooth and frozen, then g on its features of clean images, and of noisy ones if f has seen such."""
+        training, schedule = self.contrastive[part], self.prior.schedule()
 
         def noisy(x: Tensor, generator: torch.Generator) -> Tensor:
-            return add_noise(x, schedule, generator, share=1.0, limit=limit)
+            return add_noise(x, schedule, generator, share=1.0, limit=training.noise_limit)
 
-        return train_linear_classifier(encoder, data, tau=self.tau, views=noisy if share else None)
+        views = noisy if training.noise_share else None
+        return train_linear_classifier(encoder, data, tau=self.tau, views=views, seed=training.seed)
 
 
 RECIPES = {
@@ -113,10 +147,14 @@ RECIPES = {
         classifier=EncoderConfig(channels=1, widths=(48, 96, 192)),
         budgets={
             "prior": Budget(images=480_000, batch_size=64, learning_rate=5e-4, decay=0.4),
-            "estimator": Budget(images=1_200_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=1e-4),
+            "estimator": Budget(images=2_000_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=1e-2),
+            "held_out": Budget(images=1_200_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=1e-2),
             "classifier": Budget(images=620_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
         },
-        contrastive={"tau": 0.2, "lambda_": 1.0, "noise_share": 0.7, "noise_limit": 0.7},
+        contrastive={
+            "estimator": Contrastive(tau=0.2, label_weight=1.0, noise_share=0.6, noise_limit=0.7, area=(0.5, 1.0)),
+            "held_out": Contrastive(tau=0.2, label_weight=1.0, area=(0.6, 1.0), strength=0.2, seed=1),
+        },
         tau=0.03,
         defaults={
             "ipc": 9,

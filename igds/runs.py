@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import platform
 import re
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from torch import Tensor
 import igds
 from igds.bundle import Bundle
 from igds.data import png, to_bytes
-from igds.measures import accuracy, pairwise_distance
 from igds.rng import image_seeds
 from igds.sampling import COLUMNS, SOLVERS, ClassBatch, Guidance, Step, paired, sample_progressive
+from igds.verdict import Verdict, judge
 
 MAX_IPC = 1000
 MAX_SEED = 2**32 - 1
@@ -39,6 +40,7 @@ class Run:
     solver: str = "ddpm"
     reference: str = "batch"
     at: str = "x_prev"
+    scaling: str = "constant"
     interval: tuple[float, float] = (0.0, 1.0)
     columns: tuple[str, ...] = COLUMNS
 
@@ -77,7 +79,7 @@ class Run:
     @property
     def guidance(self) -> Guidance:
         """That of the contextual column."""
-        return Guidance(self.beta, self.eta, self.reference, self.at, self.interval)
+        return Guidance(self.beta, self.eta, self.reference, self.at, self.scaling, self.interval)
 
     def batches(self, bundle: Bundle) -> list[ClassBatch]:
         """One class batch a column, all with the same seeds."""
@@ -106,7 +108,7 @@ def _typed(values: dict) -> dict:
     if not isinstance(columns, (list, tuple)) or not all(isinstance(column, str) for column in columns):
         raise ValueError(f"columns must be a list of names among {', '.join(COLUMNS)}, got {columns!r}")
     typed["columns"] = tuple(columns)
-    for name in ("label", "solver", "reference", "at"):
+    for name in ("label", "solver", "reference", "at", "scaling"):
         typed[name] = str(typed.get(name, Run.__dataclass_fields__[name].default))
     return typed
 
@@ -147,36 +149,24 @@ class Record:
             )
             self.images[column] = to_bytes(batch.x).cpu()
 
-    def verdict(self) -> dict[str, dict[str, float]]:
-        """What the independent classifier, which the guidance never saw, says of each column's images.
-
-        `accuracy` is the share it recognises as the class; `diversity` the mean pairwise cosine distance of its
-        features, 0 for a single image.
-        """
+    def verdict(self) -> dict[str, Verdict]:
+        """What the judges say of each column's images."""
         label = self.bundle.label_of(self.run.label)
         return {
-            column: {
-                "accuracy": accuracy(self.bundle.classifier, images, label),
-                "diversity": pairwise_distance(self.bundle.classifier, images),
-            }
+            column: judge(self.bundle, images, label, reference=self.run.reference)
             for column, images in self.images.items()
         }
 
     def summary(self) -> dict:
-        """Everything run.json says: settings, seeds, bundle, software, and the last step's figures."""
+        """Everything run.json says: settings, seeds, bundle, software, and the judges' verdict on the images."""
         label = self.bundle.label_of(self.run.label)
-        last = {row["column"]: row for row in self.curves[-len(self.run.columns) :]}
         return {
             "settings": asdict(self.run),
             "label_index": label,
             "image_seeds": list(image_seeds(self.run.seed, label, self.run.ipc)),
             "bundle_sha256": self.bundle.checksum(),
             "tau": self.bundle.estimator.tau,
-            "result": {
-                column: {"prototype_nats": row["prototype_nats"], "contextual_nats": row["contextual_nats"]}
-                for column, row in last.items()
-            },
-            "classifier": self.verdict(),
+            "result": {column: figures_of(verdict) for column, verdict in self.verdict().items()},
             "software": {
                 "igds": igds.__version__,
                 "torch": torch.__version__,
@@ -209,6 +199,11 @@ class Record:
         files["run.json"] = (json.dumps(self.summary(), indent=2, ensure_ascii=False) + "\n").encode()
         files["curves.csv"] = self.curves_csv().encode()
         return files
+
+
+def figures_of(verdict: Verdict) -> dict[str, float | None]:
+    """A verdict for JSON, which has no NaN: null where there is no such figure."""
+    return {name: None if math.isnan(value) else value for name, value in asdict(verdict).items()}
 
 
 def class_folder(label: int, name: str) -> str:

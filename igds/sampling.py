@@ -17,6 +17,7 @@ from igds.schedule import Schedule
 REFERENCES = ("batch", "class")
 PLACES = ("x_prev", "x0")
 VARIANCES = ("posterior", "learned")
+SCALINGS = {"constant": 0, "deviation": 1, "variance": 2}  # the power of σ̃_t that multiplies η
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Guidance:
 
     `reference` is Q: the mean over the images made together ("batch", the paper's, eq. 30) or the data set's own class
     mean ("class"), with which β acts on a single image too. `at` says what is asked and moved: x'_{t-1} (the paper's)
-    or x̃0. Guidance acts while t/T lies in `interval`. With η = 0 the information is measured and nothing is moved.
+    or x̃0. `scaling` multiplies η by 1 ("constant", the paper's), by σ̃_t ("deviation") or by σ̃_t² ("variance"), eq. 27.
+    Guidance acts while t/T lies in `interval`. With η = 0 the information is measured and nothing is moved.
     """
 
     beta: float = 0.0
     eta: float = 0.0
     reference: str = "batch"
     at: str = "x_prev"
+    scaling: str = "constant"
     interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self):
@@ -43,6 +46,8 @@ class Guidance:
             raise ValueError(f"reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}")
         if self.at not in PLACES:
             raise ValueError(f"at must be one of {', '.join(PLACES)}, got {self.at!r}")
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {self.scaling!r}")
         low, high = self.interval
         if not 0 <= low < high <= 1:
             raise ValueError(f"interval must be two numbers with 0 <= low < high <= 1, got {low} and {high}")
@@ -139,18 +144,19 @@ def sample(prior: Prior, estimator: VariationalEstimator, batches: Sequence[Clas
 def _sample(prior, estimator, batches, schedule, solver, variance, microbatch) -> Iterator[Step]:
     device = estimator.class_means.device
     noise = NoiseStreams([seed for batch in batches for seed in batch.seeds])
-    images = _Images.of(batches, device)
+    every = _Images.of(batches, device)
     sizes = [len(batch.seeds) for batch in batches]
-    x = noise.draw(prior.shape).to(device)
+    x, x0_before = noise.draw(prior.shape).to(device), None
     for index, k in enumerate(reversed(range(len(schedule)))):
         t = schedule.timesteps[k]
-        progress = (t + 1) / len(prior.schedule)
+        images = every.during((t + 1) / len(prior.schedule), sigma=schedule.posterior(k)[2])
         terms = _Terms(*(torch.zeros(len(x), device=device) for _ in range(3)))
         x0, fraction = _denoise(prior, x, t, images.y, microbatch)
         z = noise.draw(prior.shape).to(device) if k else torch.zeros_like(x)
-        x0 = _guide(estimator, x0, images, images.at_x0, progress, microbatch, terms)
-        x_prev = solver(schedule, k, x, x0, z, fraction if variance == "learned" else None)
-        x = _guide(estimator, x_prev, images, ~images.at_x0, progress, microbatch, terms)
+        x0 = _guide(estimator, x0, images, images.at_x0, microbatch, terms)
+        x_prev = solver(schedule, k, x, x0, x0_before, z, fraction if variance == "learned" else None)
+        x0_before = x0
+        x = _guide(estimator, x_prev, images, ~images.at_x0, microbatch, terms)
         parts = zip(
             *(tensor.split(sizes) for tensor in (x, x0, terms.prototype, terms.contextual, terms.gradient_norm))
         )
@@ -159,11 +165,15 @@ def _sample(prior, estimator, batches, schedule, solver, variance, microbatch) -
 
 @dataclass(frozen=True)
 class _Images:
-    """What each image (n,) of all class batches needs to know; `batches` are the rows of each."""
+    """What each image (n,) of all class batches needs to know; `batches` are the rows of each.
+
+    `power` is that of σ̃_t in `scaling`.
+    """
 
     y: Tensor
     beta: Tensor
     eta: Tensor
+    power: Tensor
     low: Tensor
     high: Tensor
     at_x0: Tensor
@@ -181,11 +191,17 @@ class _Images:
             column(lambda batch: batch.label),
             column(lambda batch: float(batch.guidance.beta)),
             column(lambda batch: float(batch.guidance.eta)),
+            column(lambda batch: float(SCALINGS[batch.guidance.scaling])),
             column(lambda batch: batch.guidance.interval[0]),
             column(lambda batch: batch.guidance.interval[1]),
             column(lambda batch: batch.guidance.at == "x0"),
             [(slice(start, end), batch) for start, end, batch in zip(ends, ends[1:], batches)],
         )
+
+    def during(self, progress: float, *, sigma: float) -> "_Images":
+        """The same with the η of a step at t/T = `progress`, where σ̃_t is `sigma`: 0 where guidance is at rest."""
+        within = (self.low <= progress) & (progress <= self.high)
+        return replace(self, eta=torch.where(within, self.eta * sigma**self.power, 0.0))
 
 
 @dataclass(frozen=True)
@@ -206,7 +222,6 @@ def _guide(
     x: Tensor,
     images: _Images,
     here: Tensor,
-    progress: float,
     microbatch: int,
     terms: _Terms,
 ) -> Tensor:
@@ -216,7 +231,7 @@ def _guide(
     """
     if not here.any():
         return x
-    acts = here & (images.eta > 0) & (images.low <= progress) & (progress <= images.high)
+    acts = here & (images.eta > 0)
     still, moving = (here & ~acts).nonzero()[:, 0], acts.nonzero()[:, 0]
     whole = len(moving) <= microbatch
     moved = x.clone()
@@ -262,20 +277,39 @@ def _per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def _ddpm(schedule: Schedule, k: int, x: Tensor, x0: Tensor, z: Tensor, variance_fraction: Tensor | None) -> Tensor:
-    """Line 7 of algorithm 2; where a network's `variance_fraction` is given, it replaces σ̃² of eq. 27."""
+# A solver leads from x_t at level k of the schedule to level k − 1, given x̃0 there and, but for the first step, x̃0 at
+# level k + 1 (`before`); z is fresh standard normal noise.
+
+
+def _ddpm(
+    schedule: Schedule, k: int, x: Tensor, x0: Tensor, before: Tensor | None, z: Tensor, fraction: Tensor | None
+) -> Tensor:
+    """Line 7 of algorithm 2; where a network's variance `fraction` is given, it replaces σ̃² of eq. 27."""
     on_x_t, on_x0, sigma = schedule.posterior(k)
-    if variance_fraction is not None and k:
+    if fraction is not None and k:
         low, high = schedule.log_variance_range(k)
-        sigma = torch.exp(0.5 * (low + variance_fraction * (high - low)))
+        sigma = torch.exp(0.5 * (low + fraction * (high - low)))
     return on_x_t * x + on_x0 * x0 + sigma * z
 
 
-def _ddim(schedule: Schedule, k: int, x: Tensor, x0: Tensor, z: Tensor, variance_fraction: Tensor | None) -> Tensor:
+def _ddim(schedule, k, x, x0, before, z, fraction) -> Tensor:
     """Deterministic DDIM (Song et al. 2021, eq. 12 with σ = 0): neither noise nor variance has a part in it."""
-    alpha_bar, before = float(schedule.alpha_bars[k]), schedule.alpha_bar_before(k)
+    alpha_bar, alpha_bar_before = float(schedule.alpha_bars[k]), schedule.alpha_bar_before(k)
     noise = (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
-    return before**0.5 * x0 + (1 - before) ** 0.5 * noise
+    return alpha_bar_before**0.5 * x0 + (1 - alpha_bar_before) ** 0.5 * noise
 
 
-SOLVERS = {"ddpm": _ddpm, "ddim": _ddim}
+def _dpmpp_2m(schedule, k, x, x0, before, z, fraction) -> Tensor:
+    """DPM-Solver++ (2M) (Lu et al. 2022, algorithm 2): the probability-flow ODE with x̃0 linear in λ = log(α/σ).
+
+    Second order in the step of λ; the first step, and the last, whose λ is infinite, are of first order (DDIM).
+    """
+    if before is None or k == 0:
+        return _ddim(schedule, k, x, x0, before, z, fraction)
+    earlier, now, later = (schedule.log_snr(level) for level in (k + 1, k, k - 1))
+    ratio = (later - now) / (now - earlier)
+    extrapolated = x0 + 0.5 * ratio * (x0 - before)
+    return _ddim(schedule, k, x, extrapolated, None, z, fraction)
+
+
+SOLVERS = {"dpmpp_2m": _dpmpp_2m, "ddpm": _ddpm, "ddim": _ddim}

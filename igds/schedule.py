@@ -1,5 +1,7 @@
 """The noise schedule: betas, respacing and the DDPM posterior (eq. 26-27)."""
 
+import math
+
 import numpy as np
 from guided_diffusion.gaussian_diffusion import get_named_beta_schedule
 from guided_diffusion.respace import space_timesteps
@@ -41,6 +43,11 @@ class Schedule:
     def alpha_bar_before(self, k: int) -> float:
         """ᾱ of the level that step k leads to; 1 for the last step, which ends at the clean image."""
         return float(self.alpha_bars[k - 1]) if k > 0 else 1.0
+
+    def log_snr(self, k: int) -> float:
+        """λ = log(√ᾱ / √(1−ᾱ)) of level k: half the logarithm of the signal-to-noise ratio."""
+        alpha_bar = float(self.alpha_bars[k])
+        return 0.5 * (math.log(alpha_bar) - math.log1p(-alpha_bar))
 
     def posterior(self, k: int) -> tuple[float, float, float]:
         """Coefficients (a, b, σ̃) of x' = a·x_t + b·x̃0 + σ̃·z, eq. 26-27.

@@ -52,7 +52,7 @@ class PriorObjective(nn.Module):
             count = int(count)
             torch._foreach_lerp_(averaged, current, 1 - min(ema, (1 + count) / (10 + count)))
 
-        self.average = AveragedModel(prior, multi_avg_fn=warmed_up)
+        self.average = AveragedModel(prior, multi_avg_fn=warmed_up).requires_grad_(False)
         alpha_bars = torch.tensor(prior.schedule.alpha_bars, dtype=torch.float32)
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
 
@@ -81,6 +81,10 @@ class ContrastiveObjective(nn.Module):
     λ = 0 is MoCo (He et al. 2020). Q is the mean of the two views' softmaxes, instance by instance (proposition 5).
     `noise_share` of the views carry diffusion noise of a random level below `noise_limit`·T of `schedule`: f has then
     seen what it will be asked about while sampling. 0 is the paper's clean f.
+
+    `label_weight` adds the cross-entropy of a linear classifier of the `num_classes` labels on f(x_q)/τ, which is
+    dropped afterwards. It asks X̂ to keep what X says of Y, which eq. 3 needs to be tight; 0 is the paper's f, trained
+    without labels.
     """
 
     def __init__(
@@ -89,8 +93,10 @@ class ContrastiveObjective(nn.Module):
         augment: Callable[[Tensor, torch.Generator], Tensor],
         *,
         schedule: Schedule,
+        num_classes: int,
         tau: float = 0.07,
         lambda_: float = 1.0,
+        label_weight: float = 0.0,
         momentum: float = 0.99,
         queue: int = 4096,
         noise_share: float = 0.0,
@@ -100,7 +106,8 @@ class ContrastiveObjective(nn.Module):
         self.network = encoder
         self.momentum_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.augment = augment
-        self.tau, self.lambda_, self.momentum = tau, lambda_, momentum
+        self.head = nn.Linear(encoder.config.features, num_classes)
+        self.tau, self.lambda_, self.label_weight, self.momentum = tau, lambda_, label_weight, momentum
         self.noise_share, self.noise_limit = noise_share, noise_limit
         keys = torch.randn(queue, encoder.config.features, generator=torch.Generator().manual_seed(0))
         self.register_buffer("queue", F.normalize(keys, dim=1))
@@ -115,7 +122,10 @@ class ContrastiveObjective(nn.Module):
         self._keys = k
         h_q, h_k = q.softmax(dim=1), k.softmax(dim=1)
         info_nce = F.cross_entropy(logits, torch.zeros(len(x), dtype=torch.long, device=x.device))
-        return info_nce - self.lambda_ * contextual_kl(h_q, (h_q + h_k) / 2).mean()
+        loss = info_nce - self.lambda_ * contextual_kl(h_q, (h_q + h_k) / 2).mean()
+        if self.label_weight:
+            loss = loss + self.label_weight * F.cross_entropy(self.head(q / self.tau).float(), labels)
+        return loss
 
     def _view(self, x: Tensor, generator: torch.Generator) -> Tensor:
         x = self.augment(x, generator)
@@ -182,7 +192,7 @@ class Training:
         self.checkpoint = checkpoint
         self._data, self._labels = data.images.to(self.device), data.labels.to(self.device)
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        trained = [p for p in objective.network.parameters() if p.requires_grad]
+        trained = [p for p in objective.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=weight_decay, fused=True)
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)

@@ -54,6 +54,9 @@ class UNetConfig:
         if self.image_size % self.space_to_depth:
             raise ValueError(f"space_to_depth {self.space_to_depth} does not divide image_size {self.image_size}")
 
+    def schedule(self) -> Schedule:
+        return Schedule.named(self.noise_schedule, self.diffusion_steps)
+
     def build(self) -> UNetModel:
         side = self.image_size // self.space_to_depth
         channels = self.channels * self.space_to_depth**2
@@ -91,7 +94,7 @@ class UNetPrior(nn.Module):
         super().__init__()
         self.config = config
         self.network = config.build()
-        self.schedule = Schedule.named(config.noise_schedule, config.diffusion_steps)
+        self.schedule = config.schedule()
         self.shape = (config.channels, config.image_size, config.image_size)
         self.num_classes = config.num_classes
         self.predicts_variance = config.learn_sigma
