@@ -6,12 +6,9 @@ from pathlib import Path
 import gradio as gr
 
 from app import words
-from app.settings import MAX_IPC, beta_marks, beta_range, max_steps, random_seed_limit
+from app.settings import MAX_IPC, beta_marks, beta_range, max_steps, random_seed_limit, way_marks
 from igds.bundle import Bundle
-from igds.sampling import PLACES, REFERENCES, SOLVERS
-
-REFERENCE_NAMES = {"batch": "images made together", "class": "real class"}
-PLACE_NAMES = {"x_prev": "noisy next image", "x0": "expected image x̃0"}
+from igds.sampling import SOLVERS
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,9 @@ def needs_note(settings: dict) -> bool:
     return settings["ipc"] == 1 and settings["reference"] == "batch"
 
 
-def build_controls(bundle: Bundle, values: dict) -> Controls:
+def build_controls(bundle: Bundle, values: dict, *, studied: bool) -> Controls:
+    """The widgets, showing `values`; `studied` where the page has the study that chose the defaults of β and η."""
+
     def slider(name: str, label: str, low: float, high: float, step: float) -> gr.Slider:
         info = words.INFO[name]
         widget = gr.Slider(low, high, values[name], step=step, label=label, info=info, buttons=[], elem_id=name)
@@ -67,6 +66,8 @@ def build_controls(bundle: Bundle, values: dict) -> Controls:
             html(f"<span class='aside'>{name}</span>")
             for value in marked:
                 gr.Button(f"{value:g}", size="sm").click(None, None, settings["beta"], js=f"() => {value!r}")
+    if studied:
+        html(words.CHOSEN)
     with gr.Column(visible=needs_note(values), elem_id="single") as single:
         html(f"<p class='single'>{words.ONE_IMAGE}</p>")
         switch = gr.Button("Use the class reference", size="sm", elem_id="switch")
@@ -78,12 +79,20 @@ def build_controls(bundle: Bundle, values: dict) -> Controls:
         stop = gr.Button("Stop", interactive=False, elem_id="stop")
     notice = html("", "notice")
     settings["steps"] = slider("steps", "Steps", 2, max_steps(bundle), 1)
-    settings["solver"] = radio("solver", "Solver", {name: name.upper() for name in SOLVERS})
+    settings["solver"] = radio("solver", "Solver", {name: words.SOLVER_NAMES[name] for name in SOLVERS})
+    with gr.Row(elem_classes="chips"):
+        for name, (solver, steps) in way_marks(bundle).items():
+            both = [settings["solver"], settings["steps"]]
+            shown = f"{name}: {words.SOLVER_NAMES[solver]}, {steps}"
+            gr.Button(shown, size="sm").click(None, None, both, js=f"() => [{solver!r}, {steps}]")
     with gr.Accordion("Advanced", open=False):
         settings["eta"] = number("eta", "η, guidance strength", step=0.05)
+        if studied:
+            html(words.CHOSEN)
+        settings["scaling"] = radio("scaling", "η scaled by", words.SCALING_NAMES)
         html(words.tau_words(bundle))
-        settings["reference"] = radio("reference", "Reference Q", {name: REFERENCE_NAMES[name] for name in REFERENCES})
-        settings["at"] = radio("at", "Guide at", {name: PLACE_NAMES[name] for name in PLACES})
+        settings["reference"] = radio("reference", "Reference Q", words.REFERENCE_NAMES)
+        settings["at"] = radio("at", "Guide at", words.PLACE_NAMES)
         settings["high"] = slider("high", "Interval: from", 0, 1, 0.01)
         settings["low"] = slider("low", "Interval: to", 0, 1, 0.01)
 

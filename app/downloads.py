@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 from app.figures import comparison, trajectory
 from app.session import Session
-from app.words import bound_of, captions, file_stem, headline
+from app.words import SCALING_NAMES, SOLVER_NAMES, bound_of, captions, file_stem, headline
 from igds.runs import Record
 
 KINDS = {"png": "Comparison PNG", "webp": "Trajectory WebP", "zip": "Images ZIP", "csv": "Curves CSV"}
@@ -85,6 +85,7 @@ def _comparison(session: Session) -> bytes:
         record.curves,
         bounds,
         title=headline(run) + ("" if session.is_finished else f", stopped at step {done} of {run.steps}"),
-        footer=f"{record.bundle.card['title']}. {run.solver.upper()}, {run.steps} steps, η = {run.eta:g}, "
-        f"reference: {run.reference}, guided at {run.at}. The noise is the same in all columns.",
+        footer=f"{record.bundle.card['title']}. {SOLVER_NAMES[run.solver]}, {run.steps} steps, η = {run.eta:g} "
+        f"times {SCALING_NAMES[run.scaling]}, reference: {run.reference}, guided at {run.at}. The noise is the same in "
+        "all columns.",
     )

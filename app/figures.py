@@ -60,6 +60,14 @@ def frame_of(x: Tensor) -> str:
     return frame(to_bytes(x).cpu())
 
 
+def compact(uri: str, *, shades: int = 256) -> str:
+    """A data URI again as lossless WebP, which takes fewer bytes and longer to make; fewer still with fewer shades."""
+    buffer, last = io.BytesIO(), shades - 1
+    picture = picture_of(uri).point(lambda value: round(round(value * last / 255) * 255 / last))
+    picture.save(buffer, "WEBP", lossless=True, quality=100, method=6)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 def picture_of(uri: str) -> Image.Image:
     """The way back from a data URI that `frame` made."""
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))

@@ -93,10 +93,13 @@ class Session:
 
 
 class Studio:
-    """The model and its line. One step is computed at a time, whoever it is for."""
+    """The model and its line. One step is computed at a time, whoever it is for.
 
-    def __init__(self, bundle: Bundle):
-        self.bundle = bundle
+    `study` is what the results are held against; without it, `no_study` says why.
+    """
+
+    def __init__(self, bundle: Bundle, study: dict | None = None, *, no_study: str = ""):
+        self.bundle, self.study, self.no_study = bundle, study, no_study
         self.line = Line()
         self._lock = threading.Lock()  # a cancelled run leaves Gradio's queue before its last step has ended
 
@@ -139,7 +142,7 @@ class Studio:
     def judged(self, record: Record) -> str:
         """The verdict on a finished run, as HTML."""
         with self._lock:
-            return results(record)
+            return results(record, self.study, self.no_study)
 
     def record(self, run: Run) -> Record:
         """A whole run at once."""

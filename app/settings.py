@@ -6,13 +6,14 @@ from urllib.parse import urlencode
 from igds.bundle import Bundle
 from igds.runs import MAX_SEED, Run
 
-SETTINGS = ("label", "ipc", "beta", "seed", "steps", "solver", "eta", "reference", "at", "low", "high")
+SETTINGS = ("label", "ipc", "beta", "seed", "steps", "solver", "eta", "reference", "at", "scaling", "low", "high")
 WORDS = {
     "label": "class",
     "ipc": "images per class",
     "beta": "β",
     "eta": "η",
     "at": "place of guidance",
+    "scaling": "scaling of η",
     "low": "end of the interval",
     "high": "start of the interval",
 }
@@ -94,6 +95,13 @@ def beta_marks(bundle: Bundle) -> dict[str, tuple[float, ...]]:
     low, high = beta_range(bundle)
     paper = tuple(value for value in (0.0, 0.1, 0.5) if low <= value <= high)
     return {"paper": paper, "default": (float(bundle.card["defaults"]["beta"]),)}
+
+
+def way_marks(bundle: Bundle) -> dict[str, tuple[str, int]]:
+    """Solver and steps worth a click: the card's own, and the paper's where the bundle has as many steps."""
+    card = defaults(bundle)
+    marks = {"default": (card["solver"], card["steps"]), "paper": ("ddpm", 250)}
+    return {name: way for name, way in marks.items() if way[1] <= max_steps(bundle)}
 
 
 def random_seed_limit() -> int:

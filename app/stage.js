@@ -7,7 +7,7 @@ const columns = [...stage.querySelectorAll("[data-column]")];
 const charts = [...stage.querySelectorAll(".curve")];
 const [play, range, readout, link] = [".play", ".range", ".readout", ".link"].map(find);
 const ICONS = { play: "M4 2.5v11l9-5.5z", pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z" };
-const FRAME_MS = 110;
+const PLAY_MS = 5000; // of a whole run, as long as its frames are neither a flicker nor a slide show
 const LOWEST = -1; // the class term is unbounded below while the picture is noise
 
 let head = null; // of the run on the stage
@@ -26,7 +26,7 @@ function receive(payload) {
     payload.payloads.forEach(receive);
     if (head && head.recording) playRecording();
   } else if (payload.kind === "idle") {
-    if (!head) preview(payload);
+    if (!head || head.recording) preview(payload);
   } else if (head && payload.run < head.run) {
     return; // the last word of a run that another one has replaced
   } else if (payload.kind === "start") {
@@ -52,6 +52,12 @@ function ask(have) {
 }
 
 function preview(idle) {
+  stopPlaying();
+  [head, steps, state, shown] = [null, [], "idle", -1];
+  Object.assign(stage.dataset, { state, steps: 0, shown: 0 });
+  find(".state").classList.remove("marked");
+  play.disabled = range.disabled = link.disabled = true;
+  readout.textContent = "";
   find(".title").textContent = idle.title;
   find(".state").textContent = idle.hint;
   describe(idle);
@@ -147,7 +153,8 @@ function render() {
 
 function readoutWords() {
   const pace = steps.at(-1).elapsed / steps.length;
-  const parts = [`step ${shown + 1} of ${head.count}`, `t = ${steps[shown].t}`, `${seconds(pace)} a step`];
+  const parts = [`step ${shown + 1} of ${head.count}`, `t = ${steps[shown].t}`];
+  if (!head.recording) parts.push(`${seconds(pace)} a step`);
   if (state === "running") parts.push(`${seconds(pace * (head.count - steps.length))} left`);
   return parts.join(" · ");
 }
@@ -296,7 +303,7 @@ function toggle() {
     stopPlaying();
     following = state === "running";
     render();
-  }, FRAME_MS);
+  }, Math.max(60, Math.min(250, PLAY_MS / head.count)));
   render();
 }
 

@@ -1,6 +1,8 @@
 """The page: controls, stage and results, and the wiring between them."""
 
+import logging
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -8,9 +10,11 @@ from gradio.utils import get_upload_folder
 from app import words
 from app.controls import build_controls, html, needs_note, text_of
 from app.downloads import KINDS, Downloads, file_of, zip_of
+from app.recording import read_recording, recording_path
 from app.session import LONGEST_LINE, Session, Studio, preview_of
 from app.settings import SETTINGS, checked, defaults, restored
 from igds.bundle import Bundle
+from igds.study import read_study, study_path
 
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 LOOK = {
@@ -52,9 +56,18 @@ FULL = "Too many runs wait already: try again in a while"
 FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.querySelector('#fetch').click())"
 
 
-def build(bundle: Bundle) -> gr.Blocks:
-    """The page for one bundle. Launch it with LOOK."""
-    studio = Studio(bundle)
+def build(bundle: Bundle, *, study: Path | None = None, recording: Path | None = None) -> gr.Blocks:
+    """The page for one bundle. Launch it with LOOK.
+
+    `study` and `recording` are files of this bundle, by default those that come with it; without them, or where they
+    are damaged or of another bundle, the page does without.
+    """
+    study = study or study_path(bundle)
+    try:
+        studio = Studio(bundle, read_study(study, bundle))
+    except ValueError as error:
+        studio = Studio(bundle, no_study=str(error))
+    recorded = _recorded(recording or recording_path(bundle), bundle)
     downloads = Downloads(Path(get_upload_folder()))
     start_values = defaults(bundle)
     page = gr.Blocks(title="IGDS Explorer", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True)
@@ -63,10 +76,11 @@ def build(bundle: Bundle) -> gr.Blocks:
         memory = gr.BrowserState(None, storage_key=f"igds-{bundle.name}", secret="settings, not secrets")
         clock = gr.Timer(1.0, active=False)
 
-        html(text_of("intro.html"))
+        about_study = words.study_details(_served(study.with_suffix(".png"))) if studio.study else ""
+        html(text_of("intro.html") + about_study)
         with gr.Row(elem_classes="explorer"):
             with gr.Column(elem_classes="controls"):
-                controls = build_controls(bundle, start_values)
+                controls = build_controls(bundle, start_values, studied=bool(studio.study))
             with gr.Column(elem_classes="stageside"):
                 stage = stage_of(preview_of(checked(bundle, start_values), bundle))
                 results = html("", "results")
@@ -95,9 +109,10 @@ def build(bundle: Bundle) -> gr.Blocks:
 
         def open_page(remembered, session: Session, request: gr.Request):
             settings, complaints = restored(bundle, remembered, dict(request.query_params))
-            preview = preview_of(checked(bundle, settings), bundle)
+            own = settings != start_values or request.query_params.keys() & {"bundle", *SETTINGS}
+            shown = recorded if recorded and not own else preview_of(checked(bundle, settings), bundle)
             ready = gr.Button(interactive=True)
-            return [*(settings[name] for name in SETTINGS), preview, _notice(*complaints), _single(settings), ready]
+            return [*(settings[name] for name in SETTINGS), shown, _notice(*complaints), _single(settings), ready]
 
         page.load(open_page, [memory, session], [*inputs, stage, notice, single, start], **quick)
 
@@ -233,6 +248,24 @@ def stage_of(payload: dict) -> gr.HTML:
     )
 
 
+def _recorded(path: Path, bundle: Bundle) -> dict | None:
+    try:
+        return read_recording(path, bundle)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logging.getLogger(__name__).warning("%s", error)
+        return None
+
+
+def _served(path: Path) -> str | None:
+    """The address, relative to the page's, at which Gradio gives out this file; None where it is not there."""
+    if not path.is_file():
+        return None
+    gr.set_static_paths([path.resolve()])
+    return f"gradio_api/file={quote(str(path.resolve()))}"
+
+
 def _notice(*sentences: str, calm: bool = False) -> str:
     kind = "calm" if calm else "wrong"
     return "".join(f"<p class='{kind}' role='alert'>{words.as_sentence(sentence)}</p>" for sentence in sentences)
@@ -256,6 +289,7 @@ def _api(studio: Studio, downloads: Downloads, values: dict) -> None:
         eta: float = values["eta"],
         reference: str = values["reference"],
         at: str = values["at"],
+        scaling: str = values["scaling"],
         low: float = interval["low"],
         high: float = interval["high"],
     ) -> tuple[dict, gr.FileData]:
@@ -264,7 +298,7 @@ def _api(studio: Studio, downloads: Downloads, values: dict) -> None:
         Takes the settings of the page and returns what run.json says (settings, image seeds, information in nats,
         what the independent classifier recognises) and the ZIP of images, run.json and curves.csv.
         """
-        given = (label, ipc, beta, seed, steps, solver, eta, reference, at, low, high)
+        given = (label, ipc, beta, seed, steps, solver, eta, reference, at, scaling, low, high)
         try:
             run = checked(studio.bundle, dict(zip(SETTINGS, given)))
             record = studio.record(run)

@@ -3,8 +3,17 @@
 import math
 from html import escape
 
+from app.chart import chart
 from igds.bundle import Bundle
+from igds.expectation import Expectation, Spread, expectation
 from igds.runs import Record, Run, class_folder
+from igds.study import UNGUIDED
+from igds.verdict import Verdict
+
+SOLVER_NAMES = {"dpmpp_2m": "DPM++ 2M", "dpmpp_2m_sde": "DPM++ 2M SDE", "ddpm": "DDPM", "ddim": "DDIM"}
+REFERENCE_NAMES = {"batch": "images made together", "class": "real class"}
+PLACE_NAMES = {"x_prev": "noisy next image", "x0": "expected image x̃0"}
+SCALING_NAMES = {"constant": "1", "deviation": "σ̃ₜ", "variance": "σ̃ₜ²"}
 
 INFO = {
     "label": "The class y whose images are made.",
@@ -12,14 +21,21 @@ INFO = {
     "beta": "How much variety counts against being recognisable; 0 is prototype guidance alone.",
     "seed": "Fixes all noise: the same number gives the same run again.",
     "steps": "How many denoising steps lead from noise to image; more is slower and finer.",
-    "solver": "DDPM adds fresh noise at every step, DDIM none.",
+    "solver": "DPM++ 2M needs the fewest steps; DDPM (the paper's) and SDE add fresh noise at every step, the others "
+    "none.",
     "eta": "The length of each guidance step; 0 switches the guidance off.",
     "reference": "What images are asked to differ from: the mean of those made together (the paper's), or the mean of "
     "the real class.",
     "at": "Where guidance looks and acts: the noisy next image (the paper's), or the expected final one, x̃0.",
+    "scaling": "What η is multiplied by at each step: 1 (the paper's), or the step's own noise level σ̃ₜ or its square, "
+    "so that guidance fades as the picture clears.",
     "low": "Guidance stops below this share of the noise schedule; 0 is the finished image.",
     "high": "Guidance starts below this share of the noise schedule; 1 is pure noise.",
 }
+
+CHOSEN = "<p class='aside'>The default was chosen by <a href='#the-study'>the study</a>.</p>"
+
+_FIGURE_WORDS = "Every measure against β, a row for each number of images, with unguided and real images beside it"
 
 ONE_IMAGE = (
     "<b>With a single image, β cannot act.</b> The reference Q̂ is the mean of the images made together; with one image "
@@ -27,11 +43,16 @@ ONE_IMAGE = (
 )
 
 
-_TABLE_HEAD = """<thead><tr><th scope="col"></th>
-<th scope="col">Î(X;Y)<small>nats, last step</small></th>
-<th scope="col">Ĥ(X|Y)<small>nats, last step</small></th>
-<th scope="col">recognised<small>by a classifier the guidance never saw</small></th>
-<th scope="col">diversity<small>in that classifier's features</small></th></tr></thead>"""
+def study_details(figure: str | None) -> str:
+    """The study, to unfold, with its figure by address; HTML."""
+    picture = f"<img src='{escape(figure)}' loading='lazy' alt='{_FIGURE_WORDS}'>" if figure else ""
+    return (
+        "<details class='how study'><summary>The study behind the defaults</summary><div id='the-study'>"
+        "<p>One run proves little, so every class was sampled with several seeds and numbers of images, unguided and "
+        "at every β below. A classifier and an estimator that guided nothing judged the images, and as many real ones "
+        "beside them. The defaults of β and η on this page were chosen by it; docs/study.md says how.</p>"
+        f"{picture}</div></details>"
+    )
 
 
 def tau_words(bundle: Bundle) -> str:
@@ -83,24 +104,100 @@ def bound_of(key: str, run: Run, bundle: Bundle) -> dict | None:
     }
 
 
-def results(record: Record) -> str:
-    """The numbers by column as a table, and what β bought and cost as a paragraph; HTML."""
+def results(record: Record, study: dict | None = None, no_study: str = "") -> str:
+    """What came out: the numbers by column, what β bought and cost, and what `study` lets one expect of it; HTML.
+
+    `no_study` is the sentence that stands for the study where there is none.
+    """
     verdict = record.verdict()
-    last = {row["column"]: row for row in record.curves[-len(record.run.columns) :]}
-    rows = []
-    for column in record.run.columns:
-        accuracy, diversity = verdict[column]["accuracy"], verdict[column]["diversity"]
-        recognised = f"{round(accuracy * record.run.ipc)} of {record.run.ipc}"
-        rows.append(
-            f"<tr class='{column}'><th scope='row'>{column}</th><td>{_signed(last[column]['prototype_nats'])}</td>"
-            f"<td>{last[column]['contextual_nats']:.3f}</td><td>{recognised}</td>"
-            f"<td>{f'{diversity:.3f}' if record.run.ipc > 1 else '–'}</td></tr>"
-        )
-    verdict_words = escape(sentence(record.run, verdict, last))
+    said = _paragraph("verdict", sentence(record.run, verdict))
+    if record.run.ipc > 1 or record.run.reference == "class":  # else β cannot act, and Ĥ is 0 whatever was studied
+        said += _against(study, record.run, verdict) if study else _paragraph("expected", _full_sentence(no_study))
     return (
-        f"<section class='results'><h2>What came out</h2><div class='table'><table>{_TABLE_HEAD}"
-        f"<tbody>{''.join(rows)}</tbody></table></div><p class='verdict'>{verdict_words}</p></section>"
+        f"<section class='results'><h2>What came out</h2><div class='table'>{_table(record.run, verdict)}</div>"
+        f"{said}</section>"
     )
+
+
+def _against(study: dict, run: Run, verdict: dict[str, Verdict]) -> str:
+    try:
+        expected = expectation(study, run)
+    except ValueError as error:
+        return _paragraph("expected", _full_sentence(str(error)))
+    return _paragraph("expected", expectation_words(expected, run)) + chart(expected, verdict)
+
+
+def _paragraph(kind: str, text: str) -> str:
+    return f"<p class='{kind}'>{escape(text, quote=False)}</p>" if text else ""
+
+
+def _table(run: Run, verdict: dict[str, Verdict]) -> str:
+    several = run.ipc > 1
+    columns = [
+        ("Î(X;Y)", "nats, of the finished images", lambda v: _signed(v.prototype)),
+        ("Ĥ(X|Y)", "nats, of the finished images", lambda v: _signed(v.contextual)),
+        ("Ĥ(X|Y), held out", "by a second estimator that guided nothing", lambda v: _signed(v.held_out_contextual)),
+        ("recognised", "by a classifier that guided nothing", lambda v: f"{round(v.accuracy * run.ipc)} of {run.ipc}"),
+        ("diversity", "in that classifier's features", lambda v: f"{v.diversity:.3f}" if several else "–"),
+    ]
+    if any(math.isnan(v.held_out_contextual) for v in verdict.values()):
+        del columns[2]
+    head = "".join(f"<th scope='col'>{name}<small>{about}</small></th>" for name, about, _ in columns)
+    rows = [
+        f"<tr class='{column}'><th scope='row'>{column}</th>"
+        + "".join(f"<td>{figure(verdict[column])}</td>" for _, _, figure in columns)
+        + "</tr>"
+        for column in run.columns
+    ]
+    return f"<table><thead><tr><th scope='col'></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def expectation_words(expected: Expectation, run: Run) -> str:
+    """What the study found at this run's β, with its spread, and in what the run differs from it."""
+    if run.eta == 0:
+        return ""
+    nearest = "" if expected.ipc == run.ipc else f", the studied one nearest to {run.ipc}"
+    seeds = "1 seed" if expected.seeds == 1 else f"{expected.seeds} seeds, mean ± standard deviation"
+    between = f" (between the studied {expected.near[0]:g} and {expected.near[1]:g})" if len(expected.near) > 1 else ""
+    other = "no guidance" if expected.against == UNGUIDED else "β = 0"
+    text = (
+        f"In the study ({expected.label}, IPC {expected.ipc}{nearest}; {seeds}), β = {run.beta:g}{between} "
+        f"{_expected_change(expected.change)} against {other}."
+    )
+    if expected.other_settings:
+        theirs = ", ".join(_setting(name, value) for name, value in expected.other_settings.items())
+        text += f" It was made with other settings ({theirs}), so it is only a guide here."
+    return text
+
+
+def _expected_change(change: dict[str, Spread]) -> str:
+    parts, last = [], ""
+    for measure, name, unit in (("held_out_contextual", "held-out Ĥ", " nats"), ("diversity", "diversity", "")):
+        if measure in change:
+            mean, deviation = change[measure].mean, change[measure].deviation
+            verb = "raised" if mean >= 0 else "lowered"
+            spread = "" if math.isnan(deviation) else f" ± {deviation:.3f}"
+            parts.append(f"{'' if verb == last else verb + ' '}{name} by {abs(mean):.3f}{spread}{unit}")
+            last = verb
+    if "accuracy" in change:
+        mean, deviation = 100 * change["accuracy"].mean, 100 * change["accuracy"].deviation
+        spread = "" if math.isnan(deviation) else f" ± {deviation:.0f}"
+        signed = f"{mean:+.0f}".replace("-", "−") if round(mean) else "0"
+        parts.append(f"changed the share recognised by {signed}{spread} points")
+    return _listed(parts)
+
+
+def _setting(name: str, value) -> str:
+    if name == "interval":
+        return f"interval {value[0]:g} to {value[1]:g}"
+    return {
+        "eta": lambda: f"η {value:g}",
+        "steps": lambda: f"{value} steps",
+        "solver": lambda: SOLVER_NAMES[value],
+        "reference": lambda: f"reference: {REFERENCE_NAMES[value]}",
+        "at": lambda: f"guided at the {PLACE_NAMES[value]}",
+        "scaling": lambda: f"η scaled by {SCALING_NAMES[value]}",
+    }[name]()
 
 
 def stopped(run: Run, done: int) -> str:
@@ -112,7 +209,7 @@ def stopped(run: Run, done: int) -> str:
     return f"<section class='results'><p class='verdict'>{sentence}</p></section>"
 
 
-def sentence(run: Run, verdict: dict, last: dict) -> str:
+def sentence(run: Run, verdict: dict[str, Verdict]) -> str:
     """What β bought and what it cost against β = 0 and against no guidance, from this run's own numbers."""
     if set(run.columns) != {"unguided", "prototype", "contextual"}:
         return ""
@@ -124,28 +221,29 @@ def sentence(run: Run, verdict: dict, last: dict) -> str:
         else ": throw the dice a few times."
     )
     if run.beta == 0:
-        bought = _change(run, verdict, last, "prototype", "unguided")
+        bought = _change(run, verdict, "prototype", "unguided")
         text = f"With β = 0 the last two columns are the same. Against no guidance, they {bought}."
     else:
         text = (
-            f"Against β = 0, β = {run.beta:g} {_change(run, verdict, last, 'contextual', 'prototype')}. "
-            f"Against no guidance, it {_change(run, verdict, last, 'contextual', 'unguided')}."
+            f"Against β = 0, β = {run.beta:g} {_change(run, verdict, 'contextual', 'prototype')}. "
+            f"Against no guidance, it {_change(run, verdict, 'contextual', 'unguided')}."
         )
     return f"{text} {caveat}"
 
 
-def _change(run: Run, verdict: dict, last: dict, one: str, other: str) -> str:
+def _change(run: Run, verdict: dict[str, Verdict], one: str, other: str) -> str:
     """From `other` to `one`: gains first, then costs."""
-    figures = [
-        ("Î", "nats", last[one]["prototype_nats"] - last[other]["prototype_nats"], 3),
-        ("Ĥ", "nats", last[one]["contextual_nats"] - last[other]["contextual_nats"], 3),
-        ("diversity", "", verdict[one]["diversity"] - verdict[other]["diversity"], 3),
-    ]
-    if run.ipc == 1:
-        figures = figures[:1] if run.reference == "batch" else figures[:2]
-    gained = [_amount(*figure) for figure in figures if round(figure[2], figure[3]) > 0]
-    lost = [_amount(*figure) for figure in figures if round(figure[2], figure[3]) < 0]
-    recognised = round((verdict[one]["accuracy"] - verdict[other]["accuracy"]) * run.ipc)
+    to, of = verdict[one], verdict[other]
+    figures = [("nats of Î", to.prototype - of.prototype)]
+    if run.ipc > 1 or run.reference == "class":
+        figures.append(("nats of Ĥ", to.contextual - of.contextual))
+        held_out = to.held_out_contextual - of.held_out_contextual
+        figures += [] if math.isnan(held_out) else [("nats of held-out Ĥ", held_out)]
+    if run.ipc > 1:
+        figures.append(("of diversity", to.diversity - of.diversity))
+    gained = [f"{value:.3f} {name}" for name, value in figures if round(value, 3) > 0]
+    lost = [f"{-value:.3f} {name}" for name, value in figures if round(value, 3) < 0]
+    recognised = round((to.accuracy - of.accuracy) * run.ipc)
     if recognised:
         (gained if recognised > 0 else lost).append(f"{abs(recognised)} of {images(run.ipc)} recognised")
     if not gained and not lost:
@@ -154,10 +252,6 @@ def _change(run: Run, verdict: dict, last: dict, one: str, other: str) -> str:
         [f"cost {_listed(lost)}"] if lost else ["cost nothing that these numbers show"]
     )
     return " and ".join(parts)
-
-
-def _amount(name: str, unit: str, value: float, digits: int) -> str:
-    return f"{abs(value):.{digits}f} {unit + ' of ' if unit else 'of '}{name}"
 
 
 def _listed(items: list[str]) -> str:
@@ -180,10 +274,15 @@ def credit(bundle: Bundle) -> str:
     return f"Real images: {source}, licence {licence}."
 
 
-def as_sentence(text: str) -> str:
-    """With a capital and a full stop, safe to stand in HTML."""
+def _full_sentence(text: str) -> str:
+    """With a capital and a full stop."""
     text = text[:1].upper() + text[1:]
-    return escape(text if text.endswith((".", "?", "!")) else f"{text}.", quote=False)
+    return text if not text or text.endswith((".", "?", "!")) else f"{text}."
+
+
+def as_sentence(text: str) -> str:
+    """A sentence, safe to stand in HTML."""
+    return escape(_full_sentence(text), quote=False)
 
 
 def file_stem(run: Run, bundle: Bundle) -> str:

@@ -4,11 +4,16 @@ Ratios are medians over pairs taken in turn in this one run, so that a machine w
 """
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import torch
+from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from igds.bundle import DEFAULT, Bundle, load_bundle
 from igds.device import DEVICES, choose_device
@@ -51,12 +56,74 @@ def compare(name: str, first, second) -> None:
     print(f"{name:<58} {milliseconds:8.1f} ms   ratio {ratio:.2f}")
 
 
+def gemm_rate(device: torch.device, *, side: int = 1024, repeats: int = 10) -> float:
+    """Floating-point operations a second of this machine's own matrix product, the best of several tries."""
+    a, b = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
+
+    def seconds():
+        started = time.perf_counter()
+        for _ in range(repeats):
+            product = a @ b
+        float(product[0, 0])
+        return time.perf_counter() - started
+
+    return repeats * 2 * side**3 / min(seconds() for _ in range(PAIRS))
+
+
+def operations(bundle: Bundle, images: int) -> float:
+    """Floating-point operations of a guided step; the estimator's way back costs what its way forward does."""
+    x = torch.randn(images, *bundle.prior.shape, device=bundle.device)
+    y = torch.zeros(images, dtype=torch.long, device=bundle.device)
+    counts = []
+    with torch.no_grad():
+        for network in (lambda: bundle.prior.denoise(x, 500, y), lambda: bundle.estimator(x)):
+            with FlopCounterMode(display=False) as counter:
+                network()
+            counts.append(counter.get_total_flops())
+    return counts[0] + 2 * counts[1]
+
+
+def print_share(bundle: Bundle, batches: list[ClassBatch]) -> None:
+    """What share of the machine's matrix rate the sampling loop reaches, the two timed in turn."""
+    images = sum(len(batch.seeds) for batch in batches)
+    work = operations(bundle, images)
+    shares = [work / seconds_a_step(bundle, batches) / gemm_rate(bundle.device) for _ in range(PAIRS)]
+    print(f"{images} images: share of the matrix product's rate in the loop  {statistics.median(shares):.2f}")
+
+
+def print_profile(bundle: Bundle, batches: list[ClassBatch]) -> None:
+    """Where the time of the sampling loop goes, by operation."""
+    with profile() as profiled:
+        sample(bundle.prior, bundle.estimator, batches, steps=STEPS)
+    events = sorted(profiled.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    whole = sum(event.self_cpu_time_total for event in events)
+    print(
+        "of the processor's time: "
+        + ", ".join(f"{e.key.removeprefix('aten::')} {e.self_cpu_time_total / whole:.0%}" for e in events[:8])
+    )
+
+
+def print_memory(bundle_name: str) -> None:
+    """Peak memory of whole processes that sample IPC 10 and IPC 100, three columns each."""
+    peaks = {}
+    for ipc in (10, 100):
+        command = [sys.executable, "-m", "benchmarks.sampling", "--bundle", bundle_name, "--memory-of", str(ipc)]
+        peaks[ipc] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    text = ", ".join(f"IPC {ipc} {peak / 1024:.0f} MiB" for ipc, peak in peaks.items())
+    print(f"peak memory: {text}   ratio {peaks[100] / peaks[10]:.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", default=DEFAULT)
     parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--memory-of", type=int, metavar="IPC", help="only print this process's peak memory, in KiB")
     options = parser.parse_args()
     bundle = load_bundle(options.bundle, device=choose_device(options.device))
+    if options.memory_of:
+        guidance = Guidance(beta=bundle.card["defaults"]["beta"], eta=bundle.card["defaults"]["eta"])
+        sample(bundle.prior, bundle.estimator, paired(0, image_seeds(0, 0, options.memory_of), guidance), steps=2)
+        return print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     print(f"{bundle.name} on {bundle.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     guidance = Guidance(beta=bundle.card["defaults"]["beta"], eta=bundle.card["defaults"]["eta"])
     for ipc in (1, 8, 50):
@@ -78,6 +145,9 @@ def main() -> None:
             lambda b=three: seconds_a_step(bundle, b),
             lambda b=triple: seconds_a_step(bundle, b),
         )
+        print_share(bundle, three)
+    print_profile(bundle, paired(0, image_seeds(0, 0, 8), guidance))
+    print_memory(options.bundle)
     if bundle.prior.config.space_to_depth > 1:
         full = UNetPrior(replace(bundle.prior.config, space_to_depth=1)).to(bundle.device).eval()
         compare(

@@ -48,7 +48,7 @@ def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
     for part in recipe.budgets:
         if not (work / f"{part}.pt").exists():
             parts[part], training[part] = getattr(base, part), base.card.get("training", {}).get(part, {})
-            yield f"{part}: from {base.path}"
+            yield f"{part}: from {base.path.name}"
             continue
         run = recipe.training(part, train, folder=work, device=device)
         parts[part] = run.objective.result.eval().requires_grad_(False)

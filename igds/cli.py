@@ -104,7 +104,7 @@ def _add_sample(commands) -> None:
     parser.add_argument(
         "--solver",
         choices=sorted(SOLVERS),
-        help="dpmpp_2m (DPM-Solver++, few steps), ddpm (the paper's, random) or ddim",
+        help="dpmpp_2m_sde (DPM-Solver++, few steps), dpmpp_2m (without noise), ddpm (the paper's), ddim",
     )
     parser.add_argument(
         "--reference",
@@ -314,6 +314,9 @@ def _add_study(commands) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", default=Path("studies"), help="for BUNDLE-NAME.json and .png"
     )
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="the prior in half precision: twice as fast on some CPUs"
+    )
     parser.add_argument("--quick", action="store_true", help="two seeds, IPC 1 and 4, 5 steps: a trial of the command")
     parser.add_argument("--device", choices=DEVICES, default="auto")
 
@@ -321,6 +324,7 @@ def _add_study(commands) -> None:
 def _study(options) -> None:
     device = choose_device(options.device)
     bundle = load_bundle(options.bundle, device=device)
+    bundle.prior.bfloat16 = options.bfloat16
     recipe = options.recipe or bundle.name
     if recipe not in RECIPES:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -131,7 +131,8 @@ def sample_progressive(
         raise ValueError("this prior predicts no variance: use variance='posterior'")
     if microbatch < 1:
         raise ValueError(f"microbatch must be at least 1, got {microbatch}")
-    return _sample(prior, estimator, batches, prior.schedule.respaced(steps), SOLVERS[solver], variance, microbatch)
+    schedule = prior.schedule.respaced(steps, spacing=SOLVERS[solver].spacing)
+    return _sample(prior, estimator, batches, schedule, SOLVERS[solver].step, variance, microbatch)
 
 
 def sample(prior: Prior, estimator: VariationalEstimator, batches: Sequence[ClassBatch], **settings) -> list[Tensor]:
@@ -299,17 +300,38 @@ def _ddim(schedule, k, x, x0, before, z, fraction) -> Tensor:
     return alpha_bar_before**0.5 * x0 + (1 - alpha_bar_before) ** 0.5 * noise
 
 
-def _dpmpp_2m(schedule, k, x, x0, before, z, fraction) -> Tensor:
-    """DPM-Solver++ (2M) (Lu et al. 2022, algorithm 2): the probability-flow ODE with x̃0 linear in λ = log(α/σ).
+def _extrapolated(schedule: Schedule, k: int, x0: Tensor, before: Tensor | None) -> Tensor:
+    """x̃0 in the middle of the step from k to k − 1, taken as linear in λ = log(α/σ) through its last two values.
 
-    Second order in the step of λ; the first step, and the last, whose λ is infinite, are of first order (DDIM).
+    The first step has no value before it, and the last step's λ is infinite: they are of first order.
     """
     if before is None or k == 0:
-        return _ddim(schedule, k, x, x0, before, z, fraction)
+        return x0
     earlier, now, later = (schedule.log_snr(level) for level in (k + 1, k, k - 1))
-    ratio = (later - now) / (now - earlier)
-    extrapolated = x0 + 0.5 * ratio * (x0 - before)
-    return _ddim(schedule, k, x, extrapolated, None, z, fraction)
+    return x0 + 0.5 * (later - now) / (now - earlier) * (x0 - before)
 
 
-SOLVERS = {"dpmpp_2m": _dpmpp_2m, "ddpm": _ddpm, "ddim": _ddim}
+def _dpmpp_2m(schedule, k, x, x0, before, z, fraction) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): the probability-flow ODE to second order in the step of λ."""
+    return _ddim(schedule, k, x, _extrapolated(schedule, k, x0, before), None, z, None)
+
+
+def _dpmpp_2m_sde(schedule, k, x, x0, before, z, fraction) -> Tensor:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, section 5): DDPM's random step with x̃0 to second order."""
+    return _ddpm(schedule, k, x, _extrapolated(schedule, k, x0, before), None, z, fraction)
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How one step is taken, and how the levels are spaced for it (`Schedule.respaced`)."""
+
+    step: Callable[..., Tensor]
+    spacing: str
+
+
+SOLVERS = {
+    "dpmpp_2m_sde": Solver(_dpmpp_2m_sde, "snr"),
+    "dpmpp_2m": Solver(_dpmpp_2m, "snr"),
+    "ddpm": Solver(_ddpm, "time"),
+    "ddim": Solver(_ddim, "time"),
+}

@@ -6,6 +6,9 @@ import numpy as np
 from guided_diffusion.gaussian_diffusion import get_named_beta_schedule
 from guided_diffusion.respace import space_timesteps
 
+# Of λ = log(√ᾱ / √(1−ᾱ)): from where a picture begins to show to where its noise is a few grey levels.
+SNR_RANGE = (-3.0, 2.5)
+
 
 class Schedule:
     """A discrete diffusion schedule; `alpha_bars[k]` is ᾱ at level k, level 0 being the least noisy.
@@ -31,14 +34,26 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.betas)
 
-    def respaced(self, steps: int) -> "Schedule":
-        """`steps` of these levels, evenly spaced with both ends kept: guided_diffusion's `timestep_respacing`."""
+    def respaced(self, steps: int, *, spacing: str = "time") -> "Schedule":
+        """`steps` of these levels, the noisiest among them.
+
+        "time" spaces them evenly in t, both ends kept: guided_diffusion's `timestep_respacing`. "snr" spaces the others
+        evenly in λ over the part of SNR_RANGE that this schedule has, as multistep solvers want.
+        """
         if not 2 <= steps <= len(self):
             raise ValueError(f"steps must be between 2 and {len(self)} for this model, got {steps}")
-        kept = sorted(space_timesteps(len(self), [steps]))
+        kept = sorted(space_timesteps(len(self), [steps])) if spacing == "time" else self._evenly_in_snr(steps)
         alpha_bars = self.alpha_bars[kept]
         betas = 1 - alpha_bars / np.append(1.0, alpha_bars[:-1])
         return Schedule(betas, [self.timesteps[k] for k in kept])
+
+    def _evenly_in_snr(self, steps: int) -> list[int]:
+        snr = np.array([self.log_snr(k) for k in range(len(self))])
+        low, high = max(SNR_RANGE[0], snr[-1]), min(SNR_RANGE[1], snr[0])
+        wanted = np.linspace(high, low, steps - 1) if steps > 2 else np.array([high])
+        nearest = [int(np.abs(snr - value).argmin()) for value in wanted] + [len(self) - 1]
+        order = np.arange(steps)  # no level twice, which many steps would ask for
+        return np.minimum(np.maximum.accumulate(nearest - order) + order, len(self) - steps + order).tolist()
 
     def alpha_bar_before(self, k: int) -> float:
         """ᾱ of the level that step k leads to; 1 for the last step, which ends at the clean image."""

@@ -72,7 +72,7 @@ class Study:
 def beta_study(bundle: Bundle, betas: Sequence[float] | None = None, **size) -> Study:
     """Unguided, and guided at every β: by default the paper's, and the bundle's own range above them."""
     highest = bundle.card["beta_range"][1]
-    betas = betas or [*PAPER_BETAS, *(beta for beta in (2.0, 5.0, 10.0, 20.0) if beta <= highest)]
+    betas = betas or [*PAPER_BETAS, *(beta for beta in (2.0, 3.0, 5.0, 10.0) if beta <= highest)]
     arms = {UNGUIDED: {"eta": 0.0}} | {beta_arm(beta): {"beta": float(beta)} for beta in betas}
     return Study("beta", bundle.name, arms, **size)
 
@@ -82,11 +82,12 @@ def beta_arm(beta: float) -> str:
 
 
 def steps_study(bundle: Bundle, steps: Sequence[int] | None = None, *, ipcs=(10,), **size) -> Study:
-    """Few steps of the multistep solver against the paper's 250 of DDPM, unguided, at β = 0 and at the card's β."""
+    """Few steps of the multistep solver against the paper's 250 of DDPM, unguided and at the card's β."""
     beta = bundle.card["defaults"]["beta"]
     arms = {}
-    for solver, count in [("ddpm", 250), *(("dpmpp_2m", count) for count in steps or (15, 20, 25))]:
-        for way, guidance in ((UNGUIDED, {"eta": 0.0}), (beta_arm(0), {"beta": 0.0}), (beta_arm(beta), {"beta": beta})):
+    ways = ((UNGUIDED, {"eta": 0.0}), (beta_arm(beta), {"beta": beta}))
+    for solver, count in [("ddpm", 250), *(("dpmpp_2m_sde", count) for count in steps or (15, 20, 25))]:
+        for way, guidance in ways:
             arms[f"{solver} {count}, {way}"] = {"solver": solver, "steps": count, **guidance}
     return Study("steps", bundle.name, arms, ipcs=ipcs, **size)
 
@@ -99,12 +100,11 @@ def levers_study(bundle: Bundle, betas: Sequence[float] | None = None, *, ipcs=(
         "card": {},
         "η / 2": {"eta": eta / 2},
         "η · 2": {"eta": eta * 2},
-        "constant η": {"scaling": "constant"},
-        "η · σ̃": {"scaling": "deviation"},
-        "η · σ̃²": {"scaling": "variance"},
-        "at x̃0": {"at": "x0"},
-        "t/T < 0.7": {"interval": [0.0, 0.7]},
-        "t/T > 0.1": {"interval": [0.1, 1.0]},
+        "η = 0.3": {"scaling": "constant", "eta": 0.3},
+        "η = 2 · σ̃": {"scaling": "deviation", "eta": 2.0},
+        "at x̃0, η = 0.3": {"at": "x0", "scaling": "constant", "eta": 0.3},
+        "any t": {"interval": [0.0, 1.0]},
+        "0.2 < t/T < 0.8": {"interval": [0.2, 0.8]},
         "class reference": {"reference": "class"},
     }
     arms = {UNGUIDED: {"eta": 0.0}}
@@ -187,7 +187,7 @@ def _claim(folder: Path, study: Study, bundle: Bundle) -> None:
     path = folder / "study.json"
     # Seeds and IPCs may grow: their cells are files of their own.
     identity = {"name": study.name, "arms": study.arms, "bundle_sha256": bundle.checksum()}
-    identity["defaults"] = bundle.card["defaults"]
+    identity |= {"defaults": bundle.card["defaults"], "bfloat16": bundle.prior.bfloat16}
     identity = json.loads(json.dumps(identity))
     if path.exists():
         try:
@@ -249,6 +249,7 @@ def measure_study(study: Study, bundle: Bundle, folder: Path, train: ImageSet, t
         "ipcs": list(study.ipcs),
         "seeds": list(study.seeds),
         "defaults": bundle.card["defaults"],
+        "bfloat16": bundle.prior.bfloat16,
         "software": {"igds": igds.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "summary": summary_of(records, sets),
         "records": records,

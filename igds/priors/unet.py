@@ -88,7 +88,13 @@ class UNetConfig:
 
 
 class UNetPrior(nn.Module):
-    """A class-conditional UNet on images in [-1, 1]; x̃0 is clipped to that range, as guided_diffusion does."""
+    """A class-conditional UNet on images in [-1, 1]; x̃0 is clipped to that range, as guided_diffusion does.
+
+    With `bfloat16` set, `denoise` computes the network in that precision (autocast), twice as fast where the processor
+    has it; the sampler's state stays float32.
+    """
+
+    bfloat16 = False
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -112,7 +118,8 @@ class UNetPrior(nn.Module):
 
     def denoise(self, x_t: Tensor, t: int, y: Tensor) -> Denoised:
         """x̃0 of eq. 25 for noisy images (n, C, H, W) at timestep `t`."""
-        output = self(x_t, torch.full((len(x_t),), t, device=x_t.device), y)
+        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bfloat16):
+            output = self(x_t, torch.full((len(x_t),), t, device=x_t.device), y).float()
         fraction = None
         if self.config.learn_sigma:
             output, variance = output.chunk(2, dim=1)

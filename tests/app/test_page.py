@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,7 +21,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from app.session import Session, Studio
 from app.settings import checked, defaults
-from app.ui import stage_of
+from app.ui import LOOK, build, stage_of
+from igds.sampling import SOLVERS
+from igds.study import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
@@ -159,6 +162,7 @@ def test_a_run_streams_frames_and_curves_and_ends_with_numbers(visit):
     assert "step 10 of 10 · t = 0" in visitor.page.inner_text(".readout")
     results = visitor.page.inner_text("#results")
     assert "Against β = 0, β = 0.5" in results and "One seed proves little" in results
+    assert "There is no study at" in results and "held out" not in results
     assert "log 3 = 1.10" in visitor.page.inner_text(".curve[data-key=prototype] .bound")
     assert "log 4 = 1.39" in visitor.page.inner_text(".curve[data-key=contextual] .bound")
 
@@ -272,11 +276,12 @@ def test_the_picture_the_animation_and_the_curves_download(visit):
 
 
 def test_the_address_reopens_exactly_this_run(visit):
-    query = "?label=Square/box&ipc=5&seed=3&steps=4&solver=ddim&beta=0.25&high=0.8&reference=class"
+    query = "?label=Square/box&ipc=5&seed=3&steps=4&solver=ddim&beta=0.25&high=0.8&reference=class&scaling=variance"
     first = visit().open(query).start().finish()
     again = visit().open("?" + urlsplit(first.page.url).query).start().finish()
     assert first.frames() == again.frames()
-    assert "solver=ddim" in again.page.url and "high=0.8" in again.page.url and "bundle=tiny" in again.page.url
+    for part in ("scaling=variance", "solver=ddim", "high=0.8", "bundle=tiny"):
+        assert part in again.page.url
     first.page.click(".stage .link")
     expect(first.page.locator(".stage .link")).to_have_text("Copied")
 
@@ -290,7 +295,7 @@ def test_the_browser_remembers_the_settings(visit):
 
 def test_a_wrong_link_gives_a_sentence_and_the_defaults(visit):
     visitor = visit().open("?solver=%3Cb%3Emany%3C/b%3E")
-    said = "solver must be one of ddpm, ddim, got '<b>many</b>'"
+    said = f"solver must be one of {', '.join(SOLVERS)}, got '<b>many</b>'"
     expect(visitor.page.locator("#notice")).to_contain_text(said, timeout=PATIENCE)
     visitor.start().finish()
     assert "solver=ddpm" in visitor.page.url
@@ -345,6 +350,13 @@ def test_a_click_sets_the_paper_s_beta_and_the_dice_another_seed(visit):
     expect(visitor.number("beta")).to_have_value("0.1", timeout=PATIENCE)
     visitor.page.click("#dice")
     expect(visitor.number("seed")).not_to_have_value("123456789", timeout=PATIENCE)
+
+
+def test_a_click_brings_back_the_default_way_of_sampling(visit):
+    visitor = visit().open("?steps=33&solver=ddim")
+    visitor.page.get_by_role("button", name="default: DDPM, 10", exact=True).click()
+    expect(visitor.number("steps")).to_have_value("10", timeout=PATIENCE)
+    expect(visitor.page.get_by_label("DDPM", exact=True)).to_be_checked(timeout=PATIENCE)
 
 
 def test_two_visitors_get_their_own_runs_and_the_second_sees_its_place(visit):
@@ -410,3 +422,119 @@ def test_the_endpoint_refuses_in_one_sentence(address):
 def test_the_endpoint_is_the_only_public_one(address):
     endpoints = Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {"/sample"}
+
+
+@contextmanager
+def page_of(bundle, **files):
+    """A page of a bundle in this process: a subprocess could not be given its study and its recording."""
+    page = build(bundle, **files)
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, inbrowser=False, **LOOK)
+    try:
+        yield address
+    finally:
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def studied_address(studied_bundle, study_file, recording_file):
+    with page_of(studied_bundle, study=study_file, recording=recording_file) as address:
+        yield address
+
+
+@pytest.fixture
+def visit_studied(browser, studied_address):
+    visitor = Visitor(browser, studied_address)
+    yield visitor
+    visitor.context.close()
+    assert visitor.outside == [] and visitor.complaints == []
+
+
+def test_a_stranger_sees_a_recording_until_a_run_of_their_own(visit_studied):
+    page = visit_studied.open().page
+    visit_studied.until("stage.shown === '10'")
+    assert page.inner_text(".stage .state").startswith("A recording")
+    assert page.inner_text(".stage .title").startswith("Square/box: 4 images, β = 0.5, seed 8")
+    assert "a step" not in page.inner_text(".readout"), "the pace of another machine says nothing here"
+    expect(page.locator("#download-png")).to_be_disabled()
+    visit_studied.start().finish()
+    assert page.inner_text(".stage .title").startswith("Circle: 4 images, β = 0.5, seed 0")
+    assert page.inner_text(".stage .state") == "Finished"
+
+
+def test_another_choice_shows_its_own_noise_instead_of_the_recording(visit_studied):
+    page = visit_studied.open().page
+    visit_studied.until("stage.shown >= 2")
+    visit_studied.number("seed").fill("5")
+    visit_studied.until("stage.state === 'idle' && stage.steps === '0'")
+    expect(page.locator(".stage .title")).to_have_text("Circle: 4 images, β = 0.5, seed 5")
+    assert len(set(visit_studied.frames())) == 1, "noise, the same in every column"
+    expect(page.locator(".play")).to_be_disabled()
+
+
+@pytest.mark.parametrize("query", ["?seed=0", "?label=Square/box", "?bundle=tiny"])
+def test_who_comes_by_a_link_sees_its_noise_and_no_recording(visit_studied, query):
+    visit_studied.open(query)
+    assert visit_studied.stage("state") == "idle" and len(set(visit_studied.frames())) == 1
+
+
+def test_who_asks_for_calm_gets_the_recording_s_last_step(browser, studied_address):
+    visitor = Visitor(browser, studied_address)
+    visitor.page.emulate_media(reduced_motion="reduce")
+    visitor.open().until("stage.shown === '10'")
+    expect(visitor.page.locator(".play")).to_have_attribute("aria-label", "Play")
+    visitor.context.close()
+
+
+def test_a_run_stands_against_what_the_study_expects(visit_studied):
+    page = visit_studied.open("?beta=0.75&label=Tri+%3Cangle%3E").start().page
+    visit_studied.finish()
+    said = page.inner_text("#results .expected")
+    assert said.startswith("In the study (Tri <angle>, IPC 4; 2 seeds") and "between the studied 0.5 and 1" in said
+    assert "other settings" not in said
+    assert "held out" in page.inner_text("#results table")
+    expect(page.get_by_role("img", name="This run: unguided at Ĥ")).to_be_visible()
+    for shape in ("circle.mark.unguided", "rect.mark.prototype", "path.mark.contextual"):
+        assert page.locator(f".against > svg {shape}").count() == 1
+
+
+def test_settings_that_are_not_the_study_s_are_named(visit_studied):
+    page = visit_studied.open("?ipc=3&eta=0.2&scaling=deviation").start().page
+    visit_studied.finish()
+    said = page.inner_text("#results .expected")
+    assert "IPC 4, the studied one nearest to 3;" in said
+    assert "other settings (η 0.1, η scaled by 1), so it is only a guide here" in said
+
+
+def test_the_words_at_beta_lead_to_the_study_and_its_figure(visit_studied):
+    page = visit_studied.open().page
+    figure = page.locator("#the-study img")
+    expect(figure).to_be_hidden()
+    page.locator(".controls").get_by_role("link", name="the study").first.click()
+    expect(figure).to_be_visible(timeout=PATIENCE)
+    page.wait_for_function("document.querySelector('#the-study img').naturalWidth > 500", timeout=PATIENCE)
+
+
+def test_a_damaged_study_and_a_damaged_recording_leave_the_page_whole(
+    browser, tiny_bundle, study_file, tmp_path, caplog
+):
+    (tmp_path / "recording.json").write_text('{"payloads": [')
+    with page_of(tiny_bundle, study=study_file, recording=tmp_path / "recording.json") as address:
+        visitor = Visitor(browser, address).open("")
+        assert visitor.stage("state") == "idle"
+        assert visitor.page.locator("#the-study").count() == 0
+        visitor.start().finish()
+        said = visitor.page.inner_text("#results .expected")
+        assert "was made with another bundle than" in said and said.count(". ") == 0
+        assert visitor.complaints == []
+        visitor.context.close()
+    assert "recording.json is not a recording, or is damaged" in caplog.text and "Traceback" not in caplog.text
+
+
+def test_a_study_with_broken_records_is_one_sentence_in_the_results(browser, studied_bundle, study_file, tmp_path):
+    study = read_study(study_file, studied_bundle)
+    (tmp_path / "study.json").write_text(json.dumps(study | {"records": [{"label": "Circle"}]}))
+    with page_of(studied_bundle, study=tmp_path / "study.json", recording=tmp_path / "none.json") as address:
+        visitor = Visitor(browser, address).open("").start().finish()
+        assert "The study is damaged" in visitor.page.inner_text("#results .expected")
+        assert visitor.page.locator(".against").count() == 0
+        visitor.context.close()

@@ -1,0 +1,45 @@
+"""A bundle that has been studied: the tiny one with a held-out estimator, its study and a recording."""
+
+import pytest
+import torch
+
+from app.recording import record, write_recording
+from igds.bundle import load_bundle, save_bundle
+from igds.data import ImageSet
+from igds.estimator import VariationalEstimator
+from igds.plots import study_figure
+from igds.runs import Run
+from igds.study import beta_study, measure_study, read_study, sample_study, write_study
+
+
+@pytest.fixture(scope="session")
+def studied_bundle(tiny_bundle, tmp_path_factory):
+    card = {key: tiny_bundle.card[key] for key in ("title", "classes", "license", "source", "defaults", "beta_range")}
+    encoder = tiny_bundle.estimator.encoder
+    held_out = VariationalEstimator(encoder, 3, features=16, tau=0.1).eval().requires_grad_(False)
+    path = tmp_path_factory.mktemp("studied") / "tiny"
+    parts = {name: getattr(tiny_bundle, name) for name in ("prior", "estimator", "classifier", "gallery")}
+    save_bundle(path, card | {"measured": {}}, **parts, held_out=held_out)
+    return load_bundle(path)
+
+
+@pytest.fixture(scope="session")
+def study_file(studied_bundle, tmp_path_factory):
+    """Of two seeds, IPC 1 and 4, β = 0, 0.5 and 1; with a picture beside it, as the command leaves it."""
+    folder = tmp_path_factory.mktemp("study")
+    study = beta_study(studied_bundle, [0.0, 0.5, 1.0], ipcs=(1, 4), seeds=(0, 1))
+    for _ in sample_study(study, studied_bundle, folder / "work"):
+        pass
+    images = torch.randint(256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    data = ImageSet(images, torch.arange(60) % 3, studied_bundle.classes)
+    path = folder / "tiny-beta.json"
+    write_study(measure_study(study, studied_bundle, folder / "work", data, data), path)
+    study_figure(read_study(path, studied_bundle), path.with_suffix(".png"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def recording_file(studied_bundle, tmp_path_factory):
+    path = tmp_path_factory.mktemp("recording") / "tiny.json"
+    write_recording(record(Run.of(studied_bundle, label="Square/box", seed=8), studied_bundle), path)
+    return path
