@@ -18,7 +18,7 @@ from igds.device import DEVICES, choose_device
 from igds.recipes import RECIPES
 from igds.runs import MAX_IPC, Record, Run
 from igds.sampling import PLACES, REFERENCES, SCALINGS, SOLVERS
-from igds.study import STUDIES, measure_study, sample_study, write_study
+from igds.study import STUDIES, measure_study, sample_study, steps_study, write_study
 
 DESCRIPTION = """\
 Information-Guided Diffusion Sampling: makes a few images of a class that carry as much of
@@ -335,15 +335,20 @@ def _study(options) -> None:
         size["ipcs"] = tuple(options.ipc)
     if options.seeds is not None:
         size["seeds"] = tuple(range(options.seeds))
-    values = options.steps if options.name == "steps" else options.betas
-    study = STUDIES[options.name](bundle, values, **size)
-    if options.quick:
-        study = replace(study, arms={name: {**arm, "steps": 5} for name, arm in study.arms.items()})
+    if options.name == "steps":
+        size |= {"paper": 10} if options.quick else {}
+        study = steps_study(bundle, options.steps or ((5,) if options.quick else None), **size)
+    else:
+        study = STUDIES[options.name](bundle, options.betas, **size)
+        if options.quick:
+            study = replace(study, arms={name: {**arm, "steps": 5} for name, arm in study.arms.items()})
     stem = f"{bundle.name}-{options.name}" + ("-quick" if options.quick else "")
     work = options.work or Path("studies") / stem
     events = sample_study(study, bundle, work)
     data = {"folder": options.data}
     train, test = (RECIPES[recipe].load(split, **data) for split in ("train", "test"))
+    if train.classes != bundle.classes or train.images.shape[1:] != bundle.prior.shape:
+        raise ValueError(f"the images of {recipe} are not those of {bundle.name}: name its recipe with --recipe")
     try:
         with tqdm(unit="img", desc=f"{options.name} study", unit_scale=True, smoothing=0.05) as progress:
             for event in events:

@@ -51,13 +51,14 @@ def _panel(axis, table: dict, ipc: int, guided: list[str], measure: str) -> None
         axis.set_xlabel("β", fontsize=9)
     else:
         axis.tick_params(axis="x", rotation=80)
-    unguided = values(UNGUIDED)
-    if unguided[0] is None:
+    if values(guided[0])[0] is None:
         return axis.text(0.5, 0.5, "not defined\nfor one image", ha="center", transform=axis.transAxes, color=_UNGUIDED)
     means, errors = zip(*(values(arm) for arm in guided))
     axis.errorbar(range(len(guided)), means, errors, color=_LINE, marker="^", markersize=5, capsize=2, label="guided")
-    axis.axhline(unguided[0], color=_UNGUIDED, linestyle=(0, (5, 3)), label="unguided")
-    axis.axhspan(unguided[0] - unguided[1], unguided[0] + unguided[1], color=_UNGUIDED, alpha=0.18, linewidth=0)
+    if (ipc, UNGUIDED) in table:
+        mean, error = values(UNGUIDED)
+        axis.axhline(mean, color=_UNGUIDED, linestyle=(0, (5, 3)), label="unguided")
+        axis.axhspan(mean - error, mean + error, color=_UNGUIDED, alpha=0.18, linewidth=0)
     axis.axhline(values(REAL)[0], color=_REAL, linestyle=":", label="as many real images")
 
 

@@ -81,12 +81,12 @@ def beta_arm(beta: float) -> str:
     return f"β = {beta:g}"
 
 
-def steps_study(bundle: Bundle, steps: Sequence[int] | None = None, *, ipcs=(10,), **size) -> Study:
-    """Few steps of the multistep solver against the paper's 250 of DDPM, unguided and at the card's β."""
+def steps_study(bundle: Bundle, steps: Sequence[int] | None = None, *, paper: int = 250, ipcs=(10,), **size) -> Study:
+    """Few steps of the multistep solver against `paper` many of DDPM, unguided and at the card's β."""
     beta = bundle.card["defaults"]["beta"]
     arms = {}
     ways = ((UNGUIDED, {"eta": 0.0}), (beta_arm(beta), {"beta": beta}))
-    for solver, count in [("ddpm", 250), *(("dpmpp_2m_sde", count) for count in steps or (15, 20, 25))]:
+    for solver, count in [("ddpm", paper), *(("dpmpp_2m_sde", count) for count in steps or (15, 20, 25))]:
         for way, guidance in ways:
             arms[f"{solver} {count}, {way}"] = {"solver": solver, "steps": count, **guidance}
     return Study("steps", bundle.name, arms, ipcs=ipcs, **size)
@@ -193,7 +193,9 @@ def _claim(folder: Path, study: Study, bundle: Bundle) -> None:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError):
-            raise ValueError(f"{path} is damaged: choose another --work, or delete the folder") from None
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is damaged: choose another --work, or delete the folder")
         if found != identity:
             what = "images of another bundle" if found.get("bundle_sha256") != bundle.checksum() else "another study"
             raise ValueError(f"{folder} holds {what}: choose another --work, or delete the folder to start afresh")
@@ -208,9 +210,15 @@ def measure_study(study: Study, bundle: Bundle, folder: Path, train: ImageSet, t
     """Judge the images of every cell in `folder`: the study's JSON, with a record a run and a record a whole set.
 
     Real images of `train`, as many and by the same measures, stand beside them as the arm "real"; `test` is what
-    precision, recall, density, coverage and the Fréchet distance are taken against. Raises ValueError where a cell is
-    missing or damaged.
+    precision, recall, density, coverage and the Fréchet distance are taken against. Ĥ is held against the class mean
+    for IPC 1 and against the batch's otherwise, whatever guided. Raises ValueError where a cell is missing or damaged,
+    and where a class of `train` has fewer images than an IPC.
     """
+    fewest = int(torch.bincount(train.labels, minlength=len(bundle.classes)).min())
+    if fewest < max(study.ipcs):
+        raise ValueError(
+            f"the training set has a class of {fewest} images, too few to stand beside IPC {max(study.ipcs)}"
+        )
     images = {cell: _cell_images(cell_path(folder, cell), study) for cell in study.cells(bundle)}
     records, sets = [], []
     test_features, _ = features_and_logits(bundle.classifier, test.images)
@@ -229,7 +237,7 @@ def measure_study(study: Study, bundle: Bundle, folder: Path, train: ImageSet, t
                     pooled[name].append(features)
                     run = runs.get(name)
                     settings = asdict(run) if run else {"bundle": bundle.name, "label": bundle.classes[label]}
-                    verdict = judge(bundle, batch, label, reference=run.reference if run else reference)
+                    verdict = judge(bundle, batch, label, reference=reference)
                     figures = figures_of(verdict) | _without_nan(manifold(by_class[label], features)._asdict())
                     figures["out_of_range"] = out_of_range(batch, *ranges[label])
                     if ipc == 1:
@@ -316,8 +324,10 @@ def _paired_difference(one: dict[int, float], other: dict[int, float]) -> dict[s
     seeds = sorted(one.keys() & other.keys())
     differences = [one[seed] - other[seed] for seed in seeds]
     result = _mean_and_error(differences)
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue) if len(seeds) > 1 and any(differences) else math.nan
-    return {**result, "p": None if math.isnan(p) else p}
+    spread = max(differences, default=0.0) - min(differences, default=0.0)
+    # Differences that are equal but for rounding have no variance, and the test would call any of them certain.
+    p = float(stats.ttest_1samp(differences, 0.0).pvalue) if spread > 1e-9 else None
+    return {**result, "p": p}
 
 
 def write_study(results: dict, path: Path) -> None:

@@ -328,7 +328,9 @@ def train_linear_classifier(
 
 
 def fit_linear(linear: nn.Linear, features: Tensor, labels: Tensor, *, iterations: int, decay: float = 1e-6) -> None:
-    """Multinomial logistic regression of `labels` (n,) on `features` (n, d), by `iterations` of L-BFGS at most."""
+    """Multinomial logistic regression of `labels` (n,) on `features` (n, d), by `iterations` of L-BFGS from zero."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
     optimizer = torch.optim.LBFGS(
         linear.parameters(), max_iter=iterations, history_size=20, line_search_fn="strong_wolfe"
     )

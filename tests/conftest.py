@@ -34,10 +34,10 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def tiny_estimator(classes: int = 3) -> VariationalEstimator:
+def tiny_estimator(classes: int = 3, seed: int = 2) -> VariationalEstimator:
     """With its fresh weights, under which images differ and a guidance of η ≈ 0.1 can be seen."""
     with torch.random.fork_rng():
-        torch.manual_seed(2)
+        torch.manual_seed(seed)
         encoder = Encoder(TINY_ENCODER)
         smooth(encoder)
         estimator = VariationalEstimator(encoder, classes, features=16, tau=0.07)
@@ -55,10 +55,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def tiny_bundle_path(tmp_path_factory):
-    """A complete bundle on disk: 8×8 pixels, 3 classes, 100 diffusion steps."""
-    path = tmp_path_factory.mktemp("bundles") / "tiny"
+def save_tiny(path, *, held_out: VariationalEstimator | None) -> None:
     card = {
         "title": "Tiny",
         "classes": ["Circle", "Square/box", "Tri <angle>"],
@@ -85,10 +82,31 @@ def tiny_bundle_path(tmp_path_factory):
         estimator=tiny_estimator(),
         classifier=randomise(ImageClassifier(TINY_ENCODER, 3), seed=4),
         gallery=gallery,
+        held_out=held_out,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_path(tmp_path_factory):
+    """A complete bundle on disk: 8×8 pixels, 3 classes, 100 diffusion steps."""
+    path = tmp_path_factory.mktemp("bundles") / "tiny"
+    save_tiny(path, held_out=tiny_estimator(seed=5))
     return path
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_bundle_path):
     return load_bundle(tiny_bundle_path)
+
+
+@pytest.fixture(scope="session")
+def bare_bundle_path(tmp_path_factory):
+    """The tiny bundle without its held-out estimator."""
+    path = tmp_path_factory.mktemp("bare") / "tiny"
+    save_tiny(path, held_out=None)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bare_bundle(bare_bundle_path):
+    return load_bundle(bare_bundle_path)

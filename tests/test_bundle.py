@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from igds.bundle import _load_gallery, _save_gallery, bundle_path, load_bundle, read_card, save_bundle
 from igds.data import to_unit
 
-PARTS = ("prior", "estimator", "classifier")
+PARTS = ("prior", "estimator", "classifier", "held_out")
 FILES = (*(f"{part}.safetensors" for part in PARTS), "gallery.png")
 
 
@@ -69,9 +69,11 @@ def test_parts_answer_as_they_did_before(tiny_bundle, tmp_path):
     again = load_bundle(tmp_path / "again")
     x, y = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(3)
     assert torch.equal(again.prior.denoise(x, 40, y).x0, tiny_bundle.prior.denoise(x, 40, y).x0)
-    assert all(torch.equal(a, b) for a, b in zip(again.estimator(x), tiny_bundle.estimator(x), strict=True))
+    for part in ("estimator", "held_out"):
+        one, other = getattr(again, part), getattr(tiny_bundle, part)
+        assert all(torch.equal(a, b) for a, b in zip(one(x), other(x), strict=True))
+        assert one.tau == other.tau
     assert torch.equal(again.classifier(x), tiny_bundle.classifier(x))
-    assert again.estimator.tau == tiny_bundle.estimator.tau
     assert torch.equal(again.gallery, tiny_bundle.gallery)
     assert again.checksum() == tiny_bundle.checksum()
 
@@ -107,6 +109,19 @@ def test_checksum_tells_other_weights_apart_and_not_other_words(tiny_bundle, fol
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "estimator.safetensors")
     sign(folder)
     assert load_bundle(folder).checksum() != tiny_bundle.checksum()
+
+
+def test_a_bundle_may_have_no_held_out_estimator(bare_bundle, tiny_bundle):
+    assert bare_bundle.held_out is None
+    assert "held_out" not in bare_bundle.card and "held_out.safetensors" not in bare_bundle.card["files"]
+    assert bare_bundle.checksum() != tiny_bundle.checksum()
+    x = to_unit(tiny_bundle.gallery[0])
+    assert all(torch.equal(a, b) for a, b in zip(bare_bundle.estimator(x), tiny_bundle.estimator(x), strict=True))
+
+
+def test_the_held_out_estimator_is_another_one_than_that_which_guides(tiny_bundle):
+    x = to_unit(tiny_bundle.gallery[0])
+    assert not torch.allclose(tiny_bundle.held_out(x)[1], tiny_bundle.estimator(x)[1], atol=1e-3)
 
 
 def test_a_bundle_that_is_nowhere_is_named_with_a_remedy(tmp_path):
@@ -152,7 +167,7 @@ def test_a_card_that_is_none_is_named(folder, content):
     assert str(folder / "card.json") in refusal(folder)
 
 
-@pytest.mark.parametrize("key", ["format", "title", "classes", *PARTS, "defaults", "beta_range", "files"])
+@pytest.mark.parametrize("key", ["format", "title", "classes", *PARTS[:3], "defaults", "beta_range", "files"])
 def test_a_card_that_lacks_a_key_says_which(folder, key):
     change_card(folder, lambda card: card.pop(key))
     message = refusal(folder)
@@ -188,6 +203,8 @@ def test_a_card_of_another_format_asks_for_an_update(folder):
         lambda card: card["estimator"]["encoder"].update(widths=[7]),
         lambda card: card["estimator"]["encoder"].update(widths=3),
         lambda card: card["classifier"].update(widths=[]),
+        lambda card: card.update(held_out=None),
+        lambda card: card["held_out"].pop("tau"),
         lambda card: card.update(classes=3),
         lambda card: card.update(classes=None),
         lambda card: card.update(classes=[1, 2, 3]),

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from igds import cli
+from igds.bundle import load_bundle
+from igds.study import read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -188,7 +190,68 @@ def test_a_bundle_of_untrained_parts_names_the_missing_one(tmp_path, capsys):
     assert "run `train prior` first" in refused(capsys, status)
 
 
-@pytest.mark.parametrize("arguments", [[], ["sample"], ["info"], ["train"]])
+def test_the_study_of_a_bundle_by_another_name_asks_whose_images_judge(tiny_bundle_path, tmp_path, capsys):
+    status = run("study", "beta", "--bundle", tiny_bundle_path, "--work", tmp_path / "work", "--out", tmp_path / "out")
+    said = refused(capsys, status)
+    assert "real images" in said and "fashion-mnist" in said and "--recipe" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def study_of(bundle, tmp_path, *arguments) -> int:
+    folders = ("--work", tmp_path / "work", "--out", tmp_path / "out")
+    return run("study", "beta", "--bundle", bundle, "--recipe", "fashion-mnist", *folders, *arguments)
+
+
+def test_the_study_of_a_bundle_without_a_held_out_estimator_is_refused(bare_bundle_path, tmp_path, capsys):
+    assert "no held-out estimator" in refused(capsys, study_of(bare_bundle_path, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--ipc", "0"], "between 1 and 1000, got 0"),
+        (["--ipc", "5", "1001"], "between 1 and 1000, got 5, 1001"),
+        (["--seeds", "0"], "at least one seed"),
+        (["--seeds", "-2"], "at least one seed"),
+        (["--betas", "-1"], "beta must be"),
+        (["--betas", "0", "nan"], "beta must be"),
+    ],
+)
+def test_a_wrong_setting_of_a_study_is_told_in_one_sentence(tiny_bundle_path, tmp_path, capsys, arguments, expected):
+    assert expected in refused(capsys, study_of(tiny_bundle_path, tmp_path, *arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_folder_is_no_place_for_a_study(tiny_bundle_path, tmp_path, capsys):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "precious.txt").write_text("mine")
+    assert "is not a study" in refused(capsys, study_of(tiny_bundle_path, tmp_path))
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["precious.txt"]
+
+
+def test_sampling_takes_every_setting_that_a_run_has(tiny_bundle_path, tmp_path):
+    given = ["--solver", "dpmpp_2m", "--scaling", "deviation", "--reference", "class", "--at", "x0"]
+    assert sample(tiny_bundle_path, tmp_path / "out", *given, "--interval", "0.1", "0.9", "--eta", "0.2") == 0
+    settings = json.loads((tmp_path / "out/run.json").read_text())["settings"]
+    expected = {"solver": "dpmpp_2m", "scaling": "deviation", "reference": "class", "at": "x0", "interval": [0.1, 0.9]}
+    assert {name: settings[name] for name in expected} == expected
+
+
+def test_a_study_of_the_embedded_bundle_is_sampled_measured_and_drawn(tmp_path, capsys):
+    sizes = ["--quick", "--ipc", "2", "--seeds", "1", "--betas", "2"]
+    assert run("study", "beta", *sizes, "--work", tmp_path / "work", "--out", tmp_path / "out") == 0
+    results = read_study(tmp_path / "out/fashion-mnist-beta-quick.json", load_bundle("fashion-mnist"))
+    assert [row["arm"] for row in results["summary"]] == ["real", "unguided", "β = 2"]
+    assert len(results["records"]) == 3 * 10
+    real = results["summary"][0]["measures"]
+    assert real["accuracy"]["mean"] > 0.8 and real["precision"]["mean"] > 0.6 and real["out_of_range"]["mean"] < 0.01
+    with Image.open(tmp_path / "out/fashion-mnist-beta-quick.png") as picture:
+        picture.load()
+    assert "β = 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["sample"], ["info"], ["train"], ["study"]])
 def test_help_is_there_for_every_command(arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "igds", *arguments, "--help"]

@@ -10,7 +10,7 @@ from igds.encoders import Encoder, smooth
 from igds.estimator import VariationalEstimator
 from igds.priors.mixture import MixturePrior
 from igds.rng import image_seeds
-from igds.sampling import ClassBatch, Guidance, paired, sample, sample_progressive
+from igds.sampling import SCALINGS, SOLVERS, ClassBatch, Guidance, paired, sample, sample_progressive
 
 LABEL = 1
 SEEDS = image_seeds(0, LABEL, 4)
@@ -53,7 +53,7 @@ def first_step(prior, estimator, guidance, **settings):
     return next(sample_progressive(prior, estimator, batches, steps=10, **settings)).batches
 
 
-@pytest.mark.parametrize("solver", ["ddpm", "ddim"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("reference", ["batch", "class"])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 10.0])
 def test_the_step_is_eta_times_the_gradient_at_x_prev(plane, solver, reference, beta):
@@ -65,6 +65,40 @@ def test_the_step_is_eta_times_the_gradient_at_x_prev(plane, solver, reference, 
     torch.testing.assert_close(guided.x - unguided.x, ETA * expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(guided.gradient_norm, expected.norm(dim=1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(guided.x0, unguided.x0)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("scaling, power", [("constant", 0), ("deviation", 1), ("variance", 2)])
+def test_the_step_is_eta_times_the_scalings_power_of_sigma_times_the_gradient(plane, solver, scaling, power):
+    prior, estimator = plane
+    guidance = Guidance(beta=2.0, eta=ETA, scaling=scaling)
+    batches = [ClassBatch(LABEL, SEEDS, Guidance()), ClassBatch(LABEL, SEEDS, guidance)]
+    unguided, guided = next(sample_progressive(prior, estimator, batches, steps=10, solver=solver)).batches
+    sigma = prior.schedule.respaced(10, spacing=SOLVERS[solver].spacing).posterior(9)[2]
+    expected = gradient_of(estimator, unguided.x, LABEL, 2.0)
+    torch.testing.assert_close(guided.x - unguided.x, ETA * sigma**power * expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(guided.gradient_norm, expected.norm(dim=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("at", ["x_prev", "x0"])
+@pytest.mark.parametrize("scaling", ["constant", "deviation", "variance"])
+def test_a_scaling_by_sigma_leaves_the_last_step_unguided(plane, scaling, at):
+    prior, estimator = plane
+    batches = [ClassBatch(LABEL, SEEDS, Guidance(beta=1.0, eta=0.1, scaling=scaling, at=at))]
+    *earlier, last = sample_progressive(prior, estimator, batches, steps=10)
+    assert all((step.batches[0].gradient_norm > 0).all() for step in earlier)
+    assert (last.batches[0].gradient_norm > 0).all() == (scaling == "constant")
+    if scaling != "constant":
+        torch.testing.assert_close(last.batches[0].x, last.batches[0].x0)
+
+
+def test_batches_of_different_scalings_do_not_disturb_each_other(plane):
+    prior, estimator = plane
+    batches = [ClassBatch(LABEL, SEEDS, Guidance(beta=1.0, eta=0.1, scaling=scaling)) for scaling in SCALINGS]
+    together = sample(prior, estimator, batches, steps=5)
+    for batch, expected in zip(batches, together, strict=True):
+        torch.testing.assert_close(sample(prior, estimator, [batch], steps=5)[0], expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(together[0], together[2], atol=1e-3)
 
 
 @pytest.mark.parametrize("reference", ["batch", "class"])

@@ -10,7 +10,8 @@ import pytest
 import igds
 
 PACKAGE = Path(igds.__file__).resolve().parent
-FORBIDDEN = ("app", "tests", "benchmarks", "gradio", "diffusers", "matplotlib", "mpi4py", "pickle", "pickletools")
+FORBIDDEN = ("app", "tests", "benchmarks", "gradio", "diffusers", "prdc", "mpi4py", "pickle", "pickletools")
+ONLY = {"matplotlib": {"plots"}, "scipy": {"study"}}
 
 BASE = {"schedule", "information", "rng"}
 PRIORS = {"priors.base", "priors.mixture", "priors.unet"}
@@ -32,7 +33,11 @@ MAY_IMPORT = {
     "sampling": BASE | {"priors.base", "estimator"},
     "training": BASE | PRIORS | {"estimator", "encoders", "classifiers", "data", "device"},
     "bundle": PRIORS | {"estimator", "encoders", "classifiers"},
-    "runs": {"bundle", "data", "measures", "rng", "sampling", ""},
+    "verdict": {"bundle", "data", "estimator", "information", "measures"},
+    "runs": {"bundle", "data", "rng", "sampling", "verdict", ""},
+    "study": {"bundle", "data", "measures", "runs", "sampling", "verdict", ""},
+    "expectation": {"runs", "study"},
+    "plots": {"study"},
 }
 TOP = {"", "__main__", "cli", "card", "recipes"}  # these put the parts together and may import any of them
 
@@ -64,6 +69,7 @@ def test_no_module_imports_what_is_above_the_library_or_reads_pickles(name):
     for imported in imports(MODULES[name]):
         assert imported.split(".")[0] not in FORBIDDEN
         assert imported != "guided_diffusion.dist_util"
+        assert name in ONLY.get(imported.split(".")[0], {name})
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -97,6 +103,7 @@ def test_importing_the_library_brings_in_no_page_no_plots_and_no_mpi():
     heavy = ("gradio", "diffusers", "matplotlib", "mpi4py", "guided_diffusion.dist_util", "app")
     code = (
         "import sys, igds, igds.runs, igds.bundle, igds.training, igds.recipes, igds.card, igds.cli\n"
+        "import igds.study, igds.expectation\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     assert python(code) == "[]"

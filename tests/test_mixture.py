@@ -9,7 +9,7 @@ from torch import nn
 from igds.estimator import VariationalEstimator
 from igds.priors.mixture import MixturePrior
 from igds.rng import NoiseStreams, image_seeds
-from igds.sampling import ClassBatch, Guidance, sample
+from igds.sampling import SOLVERS, ClassBatch, Guidance, sample
 from igds.schedule import Schedule
 
 
@@ -187,15 +187,16 @@ def test_ddpm_on_a_gaussian_has_its_mean_and_std_in_the_limit_of_many_steps(mean
     assert errors == sorted(errors, reverse=True)
 
 
-def test_ddim_on_a_gaussian_carries_the_initial_noise_to_its_quantile():
+@pytest.mark.parametrize("solver, steps", [("ddim", 250), ("dpmpp_2m", 40)])
+def test_a_solver_without_noise_carries_the_initial_noise_of_a_gaussian_to_its_quantile(solver, steps):
     mean, std, n = 0.5, 0.4, 50
     prior = MixturePrior(torch.tensor([[[mean]]]), torch.tensor([[std]]))
-    x = unguided(prior, 0, n, steps=250, solver="ddim")
+    x = unguided(prior, 0, n, steps=steps, solver=solver)
     initial = NoiseStreams(image_seeds(0, 0, n)).draw((1,))
     torch.testing.assert_close(x, mean + std * initial, rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("solver", ["ddpm", "ddim"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_sampling_reaches_the_modes_in_their_shares(solver):
     means = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[-2.0, 0.0], [2.0, 1.0]]])
     prior = MixturePrior(means, torch.full((2, 2), 0.2), weights=torch.tensor([[1.0, 1.0], [1.0, 3.0]]))

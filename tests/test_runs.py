@@ -15,6 +15,7 @@ from igds.data import to_bytes
 from igds.rng import image_seeds
 from igds.runs import MAX_IPC, MAX_SEED, Record, Run, class_folder
 from igds.sampling import COLUMNS, Guidance
+from igds.verdict import judge
 
 SHORT = {"label": "Square/box", "ipc": 3, "steps": 3}
 
@@ -65,8 +66,9 @@ def test_a_class_name_is_written_as_the_bundle_writes_it(tiny_bundle):
 
 
 def test_guidance_and_batches_are_those_of_the_settings(tiny_bundle):
-    run = Run.of(tiny_bundle, **SHORT, seed=9, beta=2, eta=0.3, reference="class", at="x0", interval=(0.2, 0.8))
-    assert run.guidance == Guidance(2, 0.3, "class", "x0", (0.2, 0.8))
+    way = {"reference": "class", "at": "x0", "scaling": "variance", "interval": (0.2, 0.8)}
+    run = Run.of(tiny_bundle, **SHORT, seed=9, beta=2, eta=0.3, **way)
+    assert run.guidance == Guidance(2, 0.3, **way)
     batches = run.batches(tiny_bundle)
     assert [(b.guidance.beta, b.guidance.eta) for b in batches] == [(2, 0), (0, 0.3), (2, 0.3)]
     assert {b.seeds for b in batches} == {image_seeds(9, 1, 3)} and {b.label for b in batches} == {1}
@@ -90,6 +92,7 @@ WRONG = [
     *(("solver", value) for value in ("heun", "", 3, "DDPM ", ["ddpm"])),
     *(("reference", value) for value in ("mean", "", 1, ["batch"])),
     *(("at", value) for value in ("x_t", "", ["x0"])),
+    *(("scaling", value) for value in ("sigma", "", 2, ["variance"])),
     *(
         ("interval", value)
         for value in (
@@ -216,12 +219,21 @@ def test_run_json_tells_the_seeds_the_weights_and_the_result(tiny_bundle, record
     assert summary["image_seeds"] == list(image_seeds(5, 1, 3)) and summary["label_index"] == 1
     assert summary["bundle_sha256"] == tiny_bundle.checksum()
     assert summary["software"]["torch"] == torch.__version__
-    assert set(summary["result"]) == set(summary["classifier"]) == set(COLUMNS)
-    for column in COLUMNS:
-        last = [row for row in record.curves if row["column"] == column][-1]
-        assert summary["result"][column]["contextual_nats"] == last["contextual_nats"]
-        assert 0 <= summary["classifier"][column]["accuracy"] <= 1
-        assert 0 <= summary["classifier"][column]["diversity"] <= 2
+    assert set(summary["result"]) == set(COLUMNS)
+    for column, verdict in record.verdict().items():
+        assert summary["result"][column] == dataclasses.asdict(verdict)
+        assert verdict == judge(tiny_bundle, record.images[column], 1)
+
+
+def test_run_json_has_null_where_a_bundle_has_no_judge(bare_bundle):
+    run = Run.of(bare_bundle, **SHORT, columns=["contextual"])
+    result = strict(record_of(run, bare_bundle).files()["run.json"])["result"]["contextual"]
+    assert [name for name, value in result.items() if value is None] == ["held_out_prototype", "held_out_contextual"]
+
+
+def test_the_verdict_takes_the_runs_own_reference(tiny_bundle):
+    record = record_of(Run.of(tiny_bundle, **SHORT, reference="class", columns=["contextual"]), tiny_bundle)
+    assert record.verdict()["contextual"] == judge(tiny_bundle, record.images["contextual"], 1, reference="class")
 
 
 def test_curves_have_a_row_for_every_step_and_column(tiny_bundle, record):
@@ -247,7 +259,9 @@ def test_a_run_stopped_midway_still_has_a_record(tiny_bundle, record):
 def test_one_image_has_no_contextual_information_and_no_diversity(tiny_bundle):
     single = record_of(Run.of(tiny_bundle, label="Circle", ipc=1, steps=2, beta=1, eta=0.1), tiny_bundle)
     assert all(abs(row["contextual_nats"]) < 1e-5 for row in single.curves)
-    assert {figures["diversity"] for figures in single.verdict().values()} == {0.0}
+    for verdict in single.verdict().values():
+        assert verdict.diversity == 0
+        assert max(abs(verdict.contextual), abs(verdict.held_out_contextual)) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from igds.encoders import Encoder, smooth
 from igds.estimator import VariationalEstimator
 from igds.priors.unet import UNetPrior
 from igds.rng import NoiseStreams, image_seeds
-from igds.sampling import COLUMNS, ClassBatch, Guidance, paired, sample, sample_progressive
+from igds.sampling import COLUMNS, SOLVERS, ClassBatch, Guidance, paired, sample, sample_progressive
 
 SEEDS = image_seeds(0, 1, 3)
 GUIDED = Guidance(beta=2.0, eta=0.1)
@@ -182,13 +182,12 @@ def test_paired_columns_are_equal_where_nothing_guides(prior, estimator):
 
 
 def test_paired_columns_differ_by_their_guidance_only():
-    batches = paired(2, [4, 5], Guidance(beta=3, eta=0.2, reference="class", at="x0", interval=(0.1, 0.9)))
+    way = {"reference": "class", "at": "x0", "scaling": "deviation", "interval": (0.1, 0.9)}
+    batches = paired(2, [4, 5], Guidance(beta=3, eta=0.2, **way))
     assert [batch.label for batch in batches] == [2, 2, 2]
     assert {batch.seeds for batch in batches} == {(4, 5)}
     assert [(batch.guidance.beta, batch.guidance.eta) for batch in batches] == [(3, 0), (0, 0.2), (3, 0.2)]
-    assert {(b.guidance.reference, b.guidance.at, b.guidance.interval) for b in batches} == {
-        ("class", "x0", (0.1, 0.9))
-    }
+    assert all(getattr(batch.guidance, name) == value for batch in batches for name, value in way.items())
     assert paired(2, [4, 5], GUIDED, ["contextual"]) == [ClassBatch(2, (4, 5), GUIDED)]
     assert len(COLUMNS) == len(batches)
 
@@ -226,7 +225,7 @@ def test_doubling_every_image_changes_nothing(prior, estimator):
     torch.testing.assert_close(twice, torch.cat([once, once]), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("solver", ["ddpm", "ddim"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_the_same_call_twice_is_bit_identical(prior, estimator, solver):
     first, second = (sample(prior, estimator, paired(1, SEEDS, GUIDED), steps=5, solver=solver) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -312,6 +311,8 @@ def test_wrong_arguments_are_refused_at_the_call(prior, estimator, batches, sett
         {"eta": np.inf},
         {"reference": "mean"},
         {"at": "x_t"},
+        {"scaling": "sigma"},
+        {"scaling": ""},
         {"interval": (0.5, 0.5)},
         {"interval": (0.8, 0.2)},
         {"interval": (-0.1, 1.0)},

@@ -8,7 +8,7 @@ import torch
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion, LossType, ModelMeanType, ModelVarType
 from guided_diffusion.respace import SpacedDiffusion, space_timesteps
 
-from igds.schedule import Schedule
+from igds.schedule import SNR_RANGE, Schedule
 
 
 def reference(schedule: Schedule) -> GaussianDiffusion:
@@ -110,3 +110,28 @@ def test_unknown_schedule_name_is_refused():
 def test_steps_outside_the_schedule_are_refused(steps):
     with pytest.raises(ValueError, match=f"between 2 and 100 .*got {steps}"):
         Schedule.named("cosine", 100).respaced(steps)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [2, 3, 5, 20, 250, 999, 1000])
+def test_levels_even_in_snr_are_different_ones_and_start_at_the_noisiest(name, steps):
+    schedule = Schedule.named(name, 1000)
+    timesteps = schedule.respaced(steps, spacing="snr").timesteps
+    assert len(timesteps) == steps == len(set(timesteps)) and timesteps == sorted(timesteps)
+    assert timesteps[-1] == 999
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [5, 10, 20, 40])
+def test_levels_even_in_snr_lie_evenly_over_their_range(name, steps):
+    schedule = Schedule.named(name, 1000)
+    respaced = schedule.respaced(steps, spacing="snr")
+    snr = [respaced.log_snr(k) for k in range(steps - 1)]
+    ends = max(SNR_RANGE[0], schedule.log_snr(999)), min(SNR_RANGE[1], schedule.log_snr(0))
+    assert snr[0] == pytest.approx(ends[1], abs=0.05) and snr[-1] == pytest.approx(ends[0], abs=0.05)
+    assert np.diff(snr) == pytest.approx(-(ends[1] - ends[0]) / (steps - 2), rel=0.3)
+
+
+@pytest.mark.parametrize("alpha_bar", [0.001, 0.5, 0.9999])
+def test_log_snr_is_the_logarithm_of_signal_over_noise(alpha_bar):
+    assert Schedule([1 - alpha_bar]).log_snr(0) == pytest.approx(math.log(alpha_bar**0.5 / (1 - alpha_bar) ** 0.5))

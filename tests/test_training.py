@@ -37,7 +37,7 @@ def jitter(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def contrastive(augment=identity, **settings) -> ContrastiveObjective:
     torch.manual_seed(0)
-    return ContrastiveObjective(Encoder(CONFIG), augment, schedule=SCHEDULE, **{"queue": 12, **settings})
+    return ContrastiveObjective(Encoder(CONFIG), augment, schedule=SCHEDULE, num_classes=2, **{"queue": 12, **settings})
 
 
 def striped(n: int, seed: int = 0) -> ImageSet:
@@ -101,6 +101,59 @@ def test_lambda_adds_variety_between_the_views_and_keys_get_no_gradient():
     losses[1].backward()
     assert all(parameter.grad is None for parameter in varied.momentum_encoder.parameters())
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in varied.network.parameters())
+
+
+def test_without_label_weight_the_loss_is_algorithm_1_whatever_the_labels():
+    objective, data = contrastive(jitter), striped(6)
+    losses = [
+        objective(data.images, labels, torch.Generator().manual_seed(0)) for labels in (data.labels, 1 - data.labels)
+    ]
+    assert torch.equal(*losses)
+    losses[0].backward()
+    assert all(parameter.grad is None for parameter in objective.head.parameters())
+
+
+@pytest.mark.parametrize("weight", [0.5, 3.0])
+def test_label_weight_adds_the_heads_cross_entropy_on_f_over_tau(weight):
+    data = striped(6)
+    plain, labelled = contrastive(jitter, tau=0.2), contrastive(jitter, tau=0.2, label_weight=weight)
+    without, with_labels = (
+        objective(data.images, data.labels, torch.Generator().manual_seed(0)) for objective in (plain, labelled)
+    )
+    q = labelled.network(jitter(to_unit(data.images), torch.Generator().manual_seed(0)))
+    logits = (q / 0.2) @ labelled.head.weight.T + labelled.head.bias
+    cross_entropy = -(logits - torch.logsumexp(logits, 1, keepdim=True))[torch.arange(6), data.labels].mean()
+    torch.testing.assert_close(with_labels, without + weight * cross_entropy)
+    with_labels.backward()
+    assert all(parameter.grad.any() for parameter in labelled.head.parameters())
+
+
+def test_a_training_with_labels_trains_the_head_and_keeps_it_in_its_checkpoint(tiny_bundle, tmp_path):
+    def training(**settings):
+        return Training(
+            contrastive(jitter, label_weight=1.0), striped(20), images=64, batch_size=8, learning_rate=1e-2, **settings
+        )
+
+    part = training(checkpoint=tmp_path / "part.pt")
+    before = copy.deepcopy(part.objective.head.state_dict())
+    for _ in part.run():
+        pass
+    after = part.objective.head.state_dict()
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+    resumed = training(checkpoint=tmp_path / "part.pt").objective.head.state_dict()
+    assert all(torch.equal(resumed[name], after[name]) for name in after)
+
+
+def test_labels_teach_the_encoder_to_tell_the_classes_apart():
+    data = striped(64)
+    objective = contrastive(jitter, tau=0.2, label_weight=5.0)
+    for _ in Training(objective, data, images=64 * 40, batch_size=64, learning_rate=1e-2).run():
+        pass
+    objective.eval()
+    held_out = striped(100, seed=1)
+    with torch.no_grad():
+        logits = objective.head(objective.network(to_unit(held_out.images)) / objective.tau)
+    assert float((logits.argmax(1) == held_out.labels).float().mean()) > 0.9
 
 
 def test_momentum_encoder_follows_at_its_rate():
@@ -366,6 +419,12 @@ def test_linear_training_on_views_keeps_the_class_means_of_clean_images(linear):
     torch.testing.assert_close(noisy.class_means, clean.class_means)
     assert not torch.allclose(noisy.classifier.weight, clean.classifier.weight)
     assert (noisy(to_unit(data.images))[0].argmax(1) == data.labels).float().mean() > 0.98
+
+
+def test_linear_training_twice_on_the_same_encoder_gives_the_same_classifier(linear):
+    encoder, data, estimator = linear
+    again = train_linear_classifier(encoder, data, tau=0.1)
+    assert torch.equal(again.classifier.weight, estimator.classifier.weight)
 
 
 def test_fit_linear_finds_the_minimum_of_the_cross_entropy():

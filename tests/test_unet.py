@@ -1,5 +1,7 @@
 """UNet priors against guided_diffusion's own networks, and their predictions against the forward process."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -157,3 +159,13 @@ def test_timestep_reaches_the_network_as_it_is_for_every_image(randomise):
     prior.network.register_forward_hook(lambda module, inputs, output: seen.append((inputs[1], inputs[2])))
     prior.denoise(torch.zeros(3, 1, 8, 8), 437, torch.tensor([2, 0, 1]))
     assert seen[0][0].tolist() == [437] * 3 and seen[0][1].tolist() == [2, 0, 1]
+
+
+def test_half_precision_computes_the_network_and_leaves_x0_in_single(tiny_bundle):
+    single, half = tiny_bundle.prior, copy.deepcopy(tiny_bundle.prior)
+    half.bfloat16 = True
+    x, y = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(3)
+    with torch.no_grad():
+        expected, found = (prior.denoise(x, 40, y).x0 for prior in (single, half))
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    assert float((found - expected).abs().max()) < 0.1 * float(expected.std())

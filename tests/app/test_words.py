@@ -82,8 +82,8 @@ def test_the_table_gives_the_figures_of_run_json(studied_bundle, study_file):
     assert "by a second estimator that guided nothing" in text and "of the finished images" in text
 
 
-def test_without_a_held_out_estimator_its_column_is_left_out(tiny_bundle):
-    text = results(recorded(tiny_bundle), no_study="there is no study at here: make it")
+def test_without_a_held_out_estimator_its_column_is_left_out(bare_bundle):
+    text = results(recorded(bare_bundle), no_study="there is no study at here: make it")
     assert "second estimator" not in text and "nan" not in text
     assert "<p class='expected'>There is no study at here: make it.</p>" in text
 
