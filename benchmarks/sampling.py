@@ -19,6 +19,7 @@ from igds.bundle import DEFAULT, Bundle, load_bundle
 from igds.device import DEVICES, choose_device
 from igds.priors.unet import UNetPrior
 from igds.rng import image_seeds
+from igds.runs import Run
 from igds.sampling import ClassBatch, Guidance, paired, sample
 
 STEPS = 10
@@ -121,11 +122,11 @@ def main() -> None:
     options = parser.parse_args()
     bundle = load_bundle(options.bundle, device=choose_device(options.device))
     if options.memory_of:
-        guidance = Guidance(beta=bundle.card["defaults"]["beta"], eta=bundle.card["defaults"]["eta"])
+        guidance = Run.of(bundle).guidance
         sample(bundle.prior, bundle.estimator, paired(0, image_seeds(0, 0, options.memory_of), guidance), steps=2)
         return print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     print(f"{bundle.name} on {bundle.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    guidance = Guidance(beta=bundle.card["defaults"]["beta"], eta=bundle.card["defaults"]["eta"])
+    guidance = Run.of(bundle).guidance
     for ipc in (1, 8, 50):
         seeds = image_seeds(0, 0, ipc)
         guided, unguided = [ClassBatch(0, seeds, guidance)], [ClassBatch(0, seeds, Guidance())]
