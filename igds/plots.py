@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from igds.study import MEASURES, REAL, UNGUIDED, beta_arm
+from igds.study import MEASURES, REAL, UNGUIDED
 
 SHOWN = ("accuracy", "diversity", "contextual", "held_out_contextual", "recall", "coverage", "out_of_range")
 _LINE, _UNGUIDED, _REAL = "#c2410c", "#5f6670", "#0b7a55"
@@ -47,7 +47,7 @@ def _panel(axis, table: dict, ipc: int, guided: list[str], measure: str) -> None
     axis.set_xticks(range(len(guided)), [arm.removeprefix("β = ") for arm in guided], fontsize=8)
     axis.tick_params(axis="y", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    if guided == [arm for arm in guided if arm == beta_arm(_beta(arm))]:
+    if all(arm.startswith("β = ") for arm in guided):
         axis.set_xlabel("β", fontsize=9)
     else:
         axis.tick_params(axis="x", rotation=80)
@@ -60,10 +60,3 @@ def _panel(axis, table: dict, ipc: int, guided: list[str], measure: str) -> None
         axis.axhline(mean, color=_UNGUIDED, linestyle=(0, (5, 3)), label="unguided")
         axis.axhspan(mean - error, mean + error, color=_UNGUIDED, alpha=0.18, linewidth=0)
     axis.axhline(values(REAL)[0], color=_REAL, linestyle=":", label="as many real images")
-
-
-def _beta(arm: str) -> float:
-    try:
-        return float(arm.removeprefix("β = "))
-    except ValueError:
-        return float("nan")

@@ -139,8 +139,7 @@ def sample_study(study: Study, bundle: Bundle, folder: Path) -> Iterator[Progres
         raise ValueError(f"each IPC must be between 1 and {MAX_IPC}, got {', '.join(map(str, study.ipcs)) or 'none'}")
     if not study.seeds:
         raise ValueError("a study needs at least one seed")
-    one_image = [arm for arm, settings in study.arms.items() if settings.get("reference") == "batch"]
-    if 1 in study.ipcs and one_image:
+    if 1 in study.ipcs and any(settings.get("reference") == "batch" for settings in study.arms.values()):
         raise ValueError(
             "with IPC 1 and the batch reference an image is held against itself, so that β has no effect: leave out "
             "IPC 1 or the reference"
@@ -152,12 +151,12 @@ def sample_study(study: Study, bundle: Bundle, folder: Path) -> Iterator[Progres
 
 def _sample_study(study: Study, bundle: Bundle, folder: Path) -> Iterator[Progress]:
     cells = study.cells(bundle)
-    one_image = sum(run.steps for run in study.runs(bundle, 1, 0, 0).values())
-    done, total = 0, sum(one_image * ipc for ipc, _, _ in cells)
+    evaluations = sum(run.steps for run in study.runs(bundle, 1, 0, 0).values())  # of one image, over all arms
+    done, total = 0, sum(evaluations * ipc for ipc, _, _ in cells)
     for cell in cells:
         path = cell_path(folder, cell)
         if path.exists():
-            done += one_image * cell[0]
+            done += evaluations * cell[0]
             yield Progress(done, total)
             continue
         runs = study.runs(bundle, *cell)
