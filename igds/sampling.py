@@ -105,7 +105,7 @@ def sample_progressive(
     steps: int = 250,
     solver: str = "ddpm",
     variance: str = "posterior",
-    microbatch: int = 256,
+    microbatch: int = 100,
 ) -> Iterator[Step]:
     """Algorithm 2 on several class batches at once, an event a step; the last event's `x` are the images.
 
