@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from igds import cli
+from igds.commands import sample as sample_command
 from igds.bundle import load_bundle
 from igds.study import read_study
 
@@ -108,7 +109,7 @@ def test_a_file_in_the_way_is_told(tiny_bundle_path, tmp_path, capsys):
 
 
 def test_a_place_that_cannot_be_made_is_told_before_anything_is_computed(tiny_bundle_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "load_bundle", lambda *_, **__: pytest.fail("the bundle was loaded"))
+    monkeypatch.setattr(sample_command, "load_bundle", lambda *_, **__: pytest.fail("the bundle was loaded"))
     assert "choose another place" in refused(capsys, sample(tiny_bundle_path, "/dev/null/out"))
 
 
