@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from scipy import stats
 from torch import Tensor
 
 import igds
@@ -23,6 +22,7 @@ from igds.data import ImageSet, to_bytes
 from igds.measures import features_and_logits, frechet_distance, manifold, out_of_range, pixel_range
 from igds.runs import MAX_IPC, Run, figures_of
 from igds.sampling import sample_progressive
+from igds.statistics import mean_and_error, paired_difference
 from igds.verdict import judge
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "studies"
@@ -288,11 +288,11 @@ def summary_of(records: list[dict], sets: list[dict]) -> list[dict]:
     for (ipc, arm), by_measure in values.items():
         row = {"ipc": ipc, "arm": arm, "measures": {}, "against": {}}
         for measure, by_seed in by_measure.items():
-            row["measures"][measure] = _mean_and_error(list(by_seed.values()))
+            row["measures"][measure] = mean_and_error(list(by_seed.values()))
         for other in (UNGUIDED, beta_arm(0)):
             if (ipc, other) in values and other != arm and arm not in (REAL, UNGUIDED):
                 row["against"][other] = {
-                    measure: _paired_difference(by_seed, values[ipc, other][measure])
+                    measure: paired_difference(by_seed, values[ipc, other][measure])
                     for measure, by_seed in by_measure.items()
                 }
         rows.append(row)
@@ -311,22 +311,6 @@ def seed_values(records: list[dict], sets: list[dict]) -> dict[tuple[int, str], 
         key: {m: {seed: sum(v) / len(v) for seed, v in by_seed.items()} for m, by_seed in by_measure.items()}
         for key, by_measure in collected.items()
     }
-
-
-def _mean_and_error(values: list[float]) -> dict[str, float | None]:
-    tensor = torch.tensor(values, dtype=torch.float64)
-    error = float(tensor.std() / len(values) ** 0.5) if len(values) > 1 else None
-    return {"mean": float(tensor.mean()), "standard_error": error}
-
-
-def _paired_difference(one: dict[int, float], other: dict[int, float]) -> dict[str, float | None]:
-    seeds = sorted(one.keys() & other.keys())
-    differences = [one[seed] - other[seed] for seed in seeds]
-    result = _mean_and_error(differences)
-    spread = max(differences, default=0.0) - min(differences, default=0.0)
-    # Differences that are equal but for rounding have no variance, and the test would call any of them certain.
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue) if spread > 1e-9 else None
-    return {**result, "p": p}
 
 
 def write_study(results: dict, path: Path) -> None:

@@ -11,7 +11,7 @@ import igds
 
 PACKAGE = Path(igds.__file__).resolve().parent
 FORBIDDEN = ("app", "tests", "benchmarks", "gradio", "diffusers", "prdc", "mpi4py", "pickle", "pickletools")
-ONLY = {"matplotlib": {"plots"}, "scipy": {"study"}}
+ONLY = {"matplotlib": {"plots"}, "scipy": {"statistics"}}
 
 BASE = {"schedule", "information", "rng"}
 PRIORS = {"priors.base", "priors.mixture", "priors.unet"}
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "information": set(),
     "rng": set(),
     "device": set(),
+    "statistics": set(),
     "data": set(),
     "augmentation": set(),
     "priors": set(),
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "bundle": PRIORS | {"estimator", "encoders", "classifiers"},
     "verdict": {"bundle", "data", "estimator", "information", "measures"},
     "runs": {"bundle", "data", "rng", "sampling", "verdict", ""},
-    "study": {"bundle", "data", "measures", "runs", "sampling", "verdict", ""},
+    "study": {"bundle", "data", "measures", "runs", "sampling", "statistics", "verdict", ""},
     "expectation": {"runs", "study"},
     "plots": {"study"},
 }
