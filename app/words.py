@@ -132,13 +132,12 @@ def _paragraph(kind: str, text: str) -> str:
 
 
 def _table(run: Run, verdict: dict[str, Verdict]) -> str:
-    several = run.ipc > 1
     columns = [
         ("Î(X;Y)", "nats, of the finished images", lambda v: _signed(v.prototype)),
         ("Ĥ(X|Y)", "nats, of the finished images", lambda v: _signed(v.contextual)),
         ("Ĥ(X|Y), held out", "by a second estimator that guided nothing", lambda v: _signed(v.held_out_contextual)),
         ("recognised", "by a classifier that guided nothing", lambda v: f"{round(v.accuracy * run.ipc)} of {run.ipc}"),
-        ("diversity", "in that classifier's features", lambda v: f"{v.diversity:.3f}" if several else "–"),
+        ("diversity", "of those recognised, in its features", lambda v: _figure(v.recognised_diversity)),
     ]
     if any(math.isnan(v.held_out_contextual) for v in verdict.values()):
         del columns[2]
@@ -172,7 +171,10 @@ def expectation_words(expected: Expectation, run: Run) -> str:
 
 def _expected_change(change: dict[str, Spread]) -> str:
     parts, last = [], ""
-    for measure, name, unit in (("held_out_contextual", "held-out Ĥ", " nats"), ("diversity", "diversity", "")):
+    for measure, name, unit in (
+        ("held_out_contextual", "held-out Ĥ", " nats"),
+        ("recognised_diversity", "the diversity of those recognised", ""),
+    ):
         if measure in change:
             mean, deviation = change[measure].mean, change[measure].deviation
             verb = "raised" if mean >= 0 else "lowered"
@@ -239,8 +241,8 @@ def _change(run: Run, verdict: dict[str, Verdict], one: str, other: str) -> str:
         figures.append(("nats of Ĥ", to.contextual - of.contextual))
         held_out = to.held_out_contextual - of.held_out_contextual
         figures += [] if math.isnan(held_out) else [("nats of held-out Ĥ", held_out)]
-    if run.ipc > 1:
-        figures.append(("of diversity", to.diversity - of.diversity))
+    varied = to.recognised_diversity - of.recognised_diversity
+    figures += [] if math.isnan(varied) else [("of diversity among those recognised", varied)]
     gained = [f"{value:.3f} {name}" for name, value in figures if round(value, 3) > 0]
     lost = [f"{-value:.3f} {name}" for name, value in figures if round(value, 3) < 0]
     recognised = round((to.accuracy - of.accuracy) * run.ipc)
@@ -256,6 +258,10 @@ def _change(run: Run, verdict: dict[str, Verdict], one: str, other: str) -> str:
 
 def _listed(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _figure(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def _signed(value: float) -> str:

@@ -7,7 +7,16 @@ from matplotlib.figure import Figure
 
 from igds.study import MEASURES, REAL, UNGUIDED
 
-SHOWN = ("accuracy", "diversity", "contextual", "held_out_contextual", "recall", "coverage", "out_of_range")
+SHOWN = (
+    "accuracy",
+    "diversity",
+    "recognised_diversity",
+    "contextual",
+    "held_out_contextual",
+    "recall",
+    "coverage",
+    "out_of_range",
+)
 _LINE, _UNGUIDED, _REAL = "#c2410c", "#5f6670", "#0b7a55"
 
 

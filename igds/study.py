@@ -31,6 +31,7 @@ UNGUIDED, REAL = "unguided", "real"
 MEASURES = {
     "accuracy": "accuracy",
     "diversity": "diversity",
+    "recognised_diversity": "diversity of those recognised",
     "prototype": "Î, guiding estimator (nats)",
     "contextual": "Ĥ, guiding estimator (nats)",
     "held_out_prototype": "Î, held-out estimator (nats)",

@@ -17,12 +17,15 @@ class Verdict:
     """Of the images of one class. Information is in nats, of the images as they are saved.
 
     `accuracy` is the share that the independent classifier takes for their class, `diversity` the mean pairwise cosine
-    distance of its features, 0 for a single image. `prototype` and `contextual` are Î and Ĥ by the estimator that
-    guides; the held-out ones by the estimator that does not, NaN in a bundle without it.
+    distance of its features, 0 for a single image. `recognised_diversity` is that of the images it takes for their
+    class, NaN where they are fewer than two: an image of something else is far from the others, but no variety of the
+    class. `prototype` and `contextual` are Î and Ĥ by the estimator that guides; the held-out ones by the estimator
+    that does not, NaN in a bundle without it.
     """
 
     accuracy: float
     diversity: float
+    recognised_diversity: float
     prototype: float
     contextual: float
     held_out_prototype: float
@@ -35,8 +38,9 @@ def judge(bundle: Bundle, images: Tensor, label: int, *, reference: str = "batch
     own = information(bundle.estimator, images, label, reference=reference)
     nothing = (float("nan"), float("nan"))
     other = information(bundle.held_out, images, label, reference=reference) if bundle.held_out else nothing
-    accuracy = float((logits.argmax(1) == label).float().mean())
-    return Verdict(accuracy, pairwise_distance(features), *own, *other)
+    recognised = logits.argmax(1) == label
+    varied = pairwise_distance(features[recognised]) if recognised.sum() > 1 else float("nan")
+    return Verdict(float(recognised.float().mean()), pairwise_distance(features), varied, *own, *other)
 
 
 @torch.no_grad()

@@ -50,6 +50,20 @@ def test_accuracy_is_the_share_that_the_classifier_takes_for_the_class(tiny_bund
     assert judge(tiny_bundle, images, 0).diversity == pairwise_distance(features)
 
 
+def test_an_image_of_another_class_is_no_variety_among_those_recognised(tiny_bundle):
+    images = images_of(60)
+    features, logits = features_and_logits(tiny_bundle.classifier, images)
+    label = int(logits.argmax(1).mode().values)
+    recognised = logits.argmax(1) == label
+    assert 1 < recognised.sum()
+    verdict = judge(tiny_bundle, images, label)
+    assert verdict.recognised_diversity == pytest.approx(pairwise_distance(features[recognised]), abs=1e-6)
+    assert judge(tiny_bundle, images[recognised], label).recognised_diversity == pytest.approx(
+        verdict.recognised_diversity, abs=1e-6
+    )
+    assert math.isnan(judge(tiny_bundle, images[recognised][:1], label).recognised_diversity)
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 40])
 def test_the_verdict_stays_within_its_bounds(tiny_bundle, n):
     d = tiny_bundle.estimator.class_means.shape[1]

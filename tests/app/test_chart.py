@@ -25,7 +25,7 @@ def expected(label: str = "Circle") -> Expectation:
 
 
 def verdict(x: float, y: float) -> Verdict:
-    return Verdict(1.0, 0.1, 2.0, 1.0, y, x)
+    return Verdict(1.0, 0.1, 0.1, 2.0, 1.0, y, x)
 
 
 RUN = {"unguided": verdict(1.1, 1.95), "prototype": verdict(0.9, 2.25), "contextual": verdict(1.3, 2.2)}

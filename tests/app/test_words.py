@@ -9,7 +9,7 @@ from igds.study import UNGUIDED, read_study
 RUN = Run("fashion-mnist", "Ankle boot", ipc=10, beta=3.0, eta=0.3, steps=20)
 CHANGE = {
     "accuracy": Spread(-0.014, 0.02),
-    "diversity": Spread(0.0102, 0.004),
+    "recognised_diversity": Spread(0.0102, 0.004),
     "held_out_contextual": Spread(0.1204, 0.0301),
 }
 EXPECTED = Expectation("Ankle boot", 10, 5, "β = 0", (3.0,), CHANGE, (0.0, 3.0), {}, {})
@@ -18,13 +18,13 @@ EXPECTED = Expectation("Ankle boot", 10, 5, "β = 0", (3.0,), CHANGE, (0.0, 3.0)
 def test_the_expectation_is_a_sentence_with_its_spread():
     assert expectation_words(EXPECTED, RUN) == (
         "In the study (Ankle boot, IPC 10; 5 seeds, mean ± standard deviation), β = 3 raised held-out Ĥ by "
-        "0.120 ± 0.030 nats, diversity by 0.010 ± 0.004 and changed the share recognised by −1 ± 2 points against "
-        "β = 0."
+        "0.120 ± 0.030 nats, the diversity of those recognised by 0.010 ± 0.004 and changed the share recognised by "
+        "−1 ± 2 points against β = 0."
     )
 
 
 def test_what_falls_is_lowered_and_one_seed_has_no_spread():
-    change = {name: Spread(-spread.mean, float("nan")) for name, spread in CHANGE.items() if name != "diversity"}
+    change = {name: Spread(-spread.mean, float("nan")) for name, spread in CHANGE.items() if name != "recognised_diversity"}
     assert expectation_words(replace(EXPECTED, seeds=1, change=change), RUN) == (
         "In the study (Ankle boot, IPC 10; 1 seed), β = 3 lowered held-out Ĥ by 0.120 nats and changed the share "
         "recognised by +1 points against β = 0."
@@ -77,8 +77,9 @@ def test_the_table_gives_the_figures_of_run_json(studied_bundle, study_file):
     record = recorded(studied_bundle)
     text = results(record, read_study(study_file, studied_bundle)).replace("−", "-")
     for column in record.summary()["result"].values():
-        for figure in ("prototype", "contextual", "held_out_contextual", "diversity"):
-            assert f"<td>{column[figure]:.3f}</td>" in text
+        for figure in ("prototype", "contextual", "held_out_contextual", "recognised_diversity"):
+            value = column[figure]
+            assert f"<td>{'–' if value is None else f'{value:.3f}'}</td>" in text
     assert "by a second estimator that guided nothing" in text and "of the finished images" in text
 
 
