@@ -5,7 +5,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from igds.commands import distil, fetch, info, sample, study, train
+from igds.commands import compare, distil, evaluate, fetch, info, sample, study, train
 
 DESCRIPTION = """\
 Information-Guided Diffusion Sampling: makes a few images of a class that carry as much of
@@ -45,6 +45,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m igds", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (sample, distil, fetch, info, train, study):
+    for command in (sample, distil, evaluate, compare, fetch, info, train, study):
         command.add(commands)
     return parser

@@ -418,12 +418,41 @@ def result_of(
     seeds: Sequence[int],
 ) -> dict:
     """A result for JSON: which `images` trained what and how, on which `split` it was tested, and how well."""
+    return _named(
+        curves,
+        images=images,
+        protocol=protocol,
+        network=network,
+        train=train,
+        labels="soft" if PROTOCOLS[protocol].soft_labels else "hard",
+        split=split,
+        seeds=seeds,
+    )
+
+
+def transfer_result_of(
+    curves: Sequence[Sequence[Epoch]], *, images: str, network: str, train: ImageSet, split: str, seeds: Sequence[int]
+) -> dict:
+    """The same of `transfer`'s curves: `train` is what the network was pretrained on, `split` where it was tested."""
+    return _named(
+        curves,
+        images=images,
+        protocol="appendix G",
+        network=network,
+        train=train,
+        labels="hard",
+        split=split,
+        seeds=seeds,
+    )
+
+
+def _named(curves, *, images, protocol, network, train, labels, split, seeds) -> dict:
     return {
         "images": images,
         "protocol": protocol,
         "network": network,
         "resolution": train.images.shape[-1],
-        "labels": "soft" if PROTOCOLS[protocol].soft_labels else "hard",
+        "labels": labels,
         "ipc": int(torch.bincount(train.labels).max()),
         "split": split,
         "training_seeds": list(seeds),

@@ -1,4 +1,4 @@
-"""Studies as figures. Imports matplotlib, so nothing else of the library imports this."""
+"""Studies and comparisons as figures. Imports matplotlib, so nothing else of the library imports this."""
 
 from pathlib import Path
 
@@ -69,3 +69,73 @@ def _panel(axis, table: dict, ipc: int, guided: list[str], measure: str) -> None
         axis.axhline(mean, color=_UNGUIDED, linestyle=(0, (5, 3)), label="unguided")
         axis.axhspan(mean - error, mean + error, color=_UNGUIDED, alpha=0.18, linewidth=0)
     axis.axhline(values(REAL)[0], color=_REAL, linestyle=":", label="as many real images")
+
+
+def comparison_figure(results: dict, path: Path) -> None:
+    """Write a PNG of a comparison, a panel an IPC: the accuracy of each method, a curve where methods are a sweep.
+
+    A sweep of β has β beneath it, one of α the contextual information of its subsets; other methods are lines across.
+    Error bars are one standard error over sets on either side.
+    """
+    sweep = [name for name in results["methods"] if name.startswith(("β = ", "α = "))]
+    network, ipcs = results["networks"][0], results["ipcs"]
+    rows = {(row["ipc"], row["method"]): row for row in results["summary"] if row["network"] == network}
+    figure = Figure(figsize=(4.2 * len(ipcs), 3.8), dpi=110, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for ipc, axis in zip(ipcs, figure.subplots(1, len(ipcs), squeeze=False)[0]):
+        axis.set_title(f"IPC {ipc}, {results['epochs'][ipc]} epochs", fontsize=11)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_ylabel("accuracy (%)")
+        if sweep:
+            _sweep(axis, {name: rows[ipc, name] for name in sweep}, {n: rows[ipc, n] for n in results["methods"]})
+        else:
+            _methods(axis, {name: rows[ipc, name] for name in results["methods"]})
+    if sweep:
+        handles, labels = axis.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    counts = f"{len(results['generation_seeds'])} sets, {len(results['training_seeds'])} networks each"
+    figure.suptitle(
+        f"{results['bundle']}: {network}, protocol {results['protocol']}, {results['split']} split; {counts}, "
+        "± one standard error",
+        fontsize=11,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _percent(row: dict) -> tuple[float, float]:
+    accuracy = row["accuracy"]
+    return 100 * accuracy["mean"], 100 * (accuracy["standard_error"] or 0.0)
+
+
+def _sweep(axis, swept: dict[str, dict], every: dict[str, dict]) -> None:
+    of_beta = next(iter(swept)).startswith("β")
+    values = [float(name[4:]) for name in swept]
+    across = range(len(values)) if of_beta else [row["contextual"]["mean"] for row in swept.values()]
+    means, errors = zip(*map(_percent, swept.values()))
+    axis.errorbar(
+        across, means, errors, color=_LINE, marker="^", markersize=5, capsize=2, label="IGDS" if of_beta else ""
+    )
+    if of_beta:
+        axis.set_xticks(across, [f"{value:g}" for value in values])
+    else:
+        for x, y, value in zip(across, means, values):
+            axis.annotate(f"α = {value:g}", (x, y), (0, 7), textcoords="offset points", fontsize=8, ha="center")
+    axis.set_xlabel("β" if of_beta else "H(X|Y) of the subset (nats)")
+    for (name, row), (colour, style) in zip(
+        ((n, r) for n, r in every.items() if n not in swept), ((_REAL, ":"), (_UNGUIDED, (0, (5, 3))))
+    ):
+        mean, error = _percent(row)
+        axis.axhline(mean, color=colour, linestyle=style, label=name)
+        axis.axhspan(mean - error, mean + error, color=colour, alpha=0.12, linewidth=0)
+
+
+def _methods(axis, rows: dict[str, dict]) -> None:
+    for place, (name, row) in enumerate(rows.items()):
+        mean, error = _percent(row)
+        guided = name.startswith("IGDS")
+        axis.errorbar(
+            place, mean, error, color=_LINE if guided else _UNGUIDED, marker="^" if guided else "o", capsize=3
+        )
+    axis.set_xticks(range(len(rows)), rows, rotation=35, ha="right", fontsize=8)
+    axis.margins(x=0.08)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from igds import cli
-from igds.commands import sample as sample_command
 from igds.bundle import load_bundle
+from igds.commands import sample as sample_command
 from igds.study import read_study
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -55,6 +55,7 @@ MAY_IMPORT = {
         "networks",
         "selection",
         "statistics",
+        "verdict",
         "",
     },
     "plots": {"study"},
