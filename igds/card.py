@@ -11,11 +11,12 @@ from torch import Tensor
 from igds.bundle import Bundle, save_bundle
 from igds.data import ImageSet, picture, to_bytes
 from igds.estimator import VariationalEstimator, estimate
-from igds.measures import class_balanced, features_and_logits, frechet_distance, nearest_distance
+from igds.measures import features_and_logits, frechet_distance, nearest
 from igds.priors.base import Prior
 from igds.recipes import Recipe
 from igds.rng import image_seeds
 from igds.sampling import ClassBatch, Guidance, sample
+from igds.selection import random_subset
 
 GALLERY_PER_CLASS = 24
 SAMPLES_PER_CLASS = 200
@@ -75,11 +76,11 @@ def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
         prior, estimator, per_class, steps=recipe.defaults["steps"], solver=recipe.defaults["solver"]
     )
     sampled, sampled_logits = features_and_logits(classifier, images)
-    real = class_balanced(train, per_class, seed=1)
-    real_features, _ = features_and_logits(classifier, real.images)
+    real = train.images[random_subset(train.labels, per_class, seed=1, classes=train.classes)]
+    real_features, _ = features_and_logits(classifier, real)
     train_features, _ = features_and_logits(classifier, train.images)
     halves = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(0))].chunk(2)
-    copies = nearest_distance(sampled, train_features)
+    copies, originals = nearest(sampled, train_features)
     recognised = float((sampled_logits.argmax(1) == labels).float().mean())
     yield f"prior: {len(images)} samples, of which the classifier recognises {recognised:.1%}"
 
@@ -115,14 +116,14 @@ def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
                 "frechet_distance_between_halves_of_test": round(frechet_distance(*halves), 3),
                 "nearest_training_image_of_samples": round(float(copies.mean()), 4),
                 "nearest_training_image_of_test_images": round(
-                    float(nearest_distance(features[: len(images)], train_features).mean()), 4
+                    float(nearest(features[: len(images)], train_features)[0].mean()), 4
                 ),
             },
         },
     }
     gallery = torch.stack([test.of_class(label)[:GALLERY_PER_CLASS] for label in range(len(test.classes))])
     save_bundle(out, card, **parts, gallery=gallery)
-    sheet = contact_sheet(images, train.images[nearest_rows(sampled, train_features)], per_class)
+    sheet = contact_sheet(images, train.images[originals], per_class)
     sheet.save(out / "samples.png", optimize=True)
     yield f"written to {out}"
 
@@ -135,12 +136,6 @@ def unguided_images(
     return to_bytes(
         torch.cat([sample(prior, estimator, [batch], steps=steps, solver=solver)[0] for batch in batches])
     ).cpu()
-
-
-def nearest_rows(features: Tensor, among: Tensor) -> Tensor:
-    """For each row of `features` (n, F) the index (n,) of its nearest row of `among`, by cosine distance."""
-    unit = torch.nn.functional.normalize(among, dim=1)
-    return torch.stack([(unit @ row).argmax() for row in features])
 
 
 def contact_sheet(images: Tensor, nearest: Tensor, per_class: int, *, columns: int = 12) -> Image.Image:

@@ -3,8 +3,6 @@
 import gzip
 import hashlib
 import io
-import os
-import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from igds.fetch import fetch, place
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -27,7 +27,6 @@ FASHION_MNIST_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-_FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _FASHION_MNIST_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _FASHION_MNIST_SHA256 = {  # of the decompressed files, since an archive can be packed again
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -83,8 +82,9 @@ def picture(image: Tensor) -> Image.Image:
 def fashion_mnist(split: str, *, folder: Path | None = None) -> ImageSet:
     """Fashion-MNIST ("train": 60,000, "test": 10,000), padded with black from 28×28 to 32×32.
 
-    Looks in `folder`, then where Debian's `dataset-fashion-mnist` puts the files, then in the user's cache, and
-    downloads from the official address as the last resort. Raises ValueError where a file is not the original.
+    Looks in `folder`, then where Debian's `dataset-fashion-mnist` puts the files, then in the user's cache, where
+    they are fetched as the last resort. Raises ValueError where a file is not the original, and FileNotFoundError where
+    `folder` lacks it or it cannot be downloaded.
     """
     prefix = {"train": "train", "test": "t10k"}[split]
     images = _read_idx(_fashion_mnist_file(f"{prefix}-images-idx3-ubyte", folder), f"{prefix}-images-idx3-ubyte")
@@ -93,24 +93,20 @@ def fashion_mnist(split: str, *, folder: Path | None = None) -> ImageSet:
 
 
 def _fashion_mnist_file(name: str, folder: Path | None) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "igds" / "fashion-mnist"
-    places = [Path(folder)] if folder else [_FASHION_MNIST_DEBIAN, cache]
-    for place in places:
-        if (place / f"{name}.gz").exists():
-            return place / f"{name}.gz"
+    cached = place("fashion-mnist") / f"{name}.gz"
+    for path in [Path(folder) / cached.name] if folder else [_FASHION_MNIST_DEBIAN / cached.name, cached]:
+        if path.exists():
+            return path
     if folder:
-        raise FileNotFoundError(f"no {name}.gz in {folder}: put the four original Fashion-MNIST files there")
-    cache.mkdir(parents=True, exist_ok=True)
-    partial, target = cache / f"{name}.gz.partial", cache / f"{name}.gz"
+        raise FileNotFoundError(f"no {cached.name} in {folder}: put the four original Fashion-MNIST files there")
     try:
-        urllib.request.urlretrieve(f"{_FASHION_MNIST_URL}{name}.gz", partial)
-    except OSError as error:
+        for _ in fetch("fashion-mnist"):
+            pass
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"Fashion-MNIST is not on this machine and could not be downloaded ({error}): "
-            "install Debian's dataset-fashion-mnist, or give a folder that holds its four files"
+            f"Fashion-MNIST is not on this machine, and {error}, or install Debian's dataset-fashion-mnist"
         ) from None
-    partial.replace(target)
-    return target
+    return cached
 
 
 def _read_idx(path: Path, name: str) -> Tensor:

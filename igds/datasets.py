@@ -2,21 +2,19 @@
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
 from igds.data import ImageSet, fashion_mnist, picture
 from igds.distilled import read_image_folder
 from igds.fetch import SOURCES, is_fetched, place
+from igds.pictures import Named, are_grey, pixels_of, read_pictures
 
 SPLITS = ("train", "test")
 _SPLIT_NAMES = {"train": ("train",), "test": ("test", "validation", "val")}
-_GREY_MODES = {"1", "L", "LA"}
 
 # WordNet ids and classes in label order. ImageWoof's is the order of its published list of breeds, which the field's
 # code follows, and not that of its folders. Lists in circulation pair the sorted ids with the breeds in that order,
@@ -152,7 +150,7 @@ def _read_tiny_imagenet(path: Path, split: str, size: int, channels: int | None)
     files, classes = zip(*((path / "val" / "images" / row.split("\t")[0], row.split("\t")[1]) for row in rows))
     if not set(classes) <= set(wnids):
         raise ValueError(f"{path / 'val'} has other classes than wnids.txt: fetch tiny-imagenet again")
-    images = _stack((_open(file, str(file)) for file in files), len(files), size, channels or 3)
+    images = read_pictures(((str(file), file) for file in files), len(files), size=size, channels=channels or 3)
     return ImageSet(images, torch.tensor([wnids.index(wnid) for wnid in classes]), names)
 
 
@@ -182,8 +180,8 @@ def _read_parquet(files: list[Path], size: int, channels: int | None) -> ImageSe
         if unknown := [label for label in labels if label not in range(len(classes))]:
             raise ValueError(f"{files[0].parent} has images without a class (label {unknown[0]}): choose another split")
         if channels is None:
-            channels = 1 if all(image.mode in _GREY_MODES for image in _parquet_pictures(files)) else 3
-        images = _stack(_parquet_pictures(files), len(labels), size, channels)
+            channels = 1 if are_grey(_parquet_pictures(files)) else 3
+        images = read_pictures(_parquet_pictures(files), len(labels), size=size, channels=channels)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{files[0]} cannot be read as parquet ({reason}): get it again") from None
@@ -197,7 +195,7 @@ def _class_names(metadata: dict[bytes, bytes] | None, labels: list[int | None]) 
     return tuple(names or map(str, range(1 + max(label or 0 for label in labels))))
 
 
-def _parquet_pictures(files: list[Path]) -> Iterator[Image.Image]:
+def _parquet_pictures(files: list[Path]) -> Iterator[Named]:
     from pyarrow import parquet
 
     for file in files:
@@ -205,7 +203,7 @@ def _parquet_pictures(files: list[Path]) -> Iterator[Image.Image]:
         for batch in parquet.ParquetFile(file).iter_batches(64, columns=["image"]):
             for image in batch["image"].to_pylist():
                 content = image["bytes"] if isinstance(image, dict) else image
-                yield _open(io.BytesIO(content or b""), f"the image in row {row} of {file}")
+                yield f"the image in row {row} of {file}", io.BytesIO(content or b"")
                 row += 1
 
 
@@ -213,35 +211,7 @@ def _fitted(images: ImageSet, size: int, channels: int | None) -> ImageSet:
     channels = channels or images.images.shape[1]
     if images.images.shape[1:] == (channels, size, size):
         return images
-    pixels = _stack((picture(image) for image in images.images), len(images), size, channels)
-    return ImageSet(pixels, images.labels, images.classes)
-
-
-def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
-    try:
-        image = Image.open(file)
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise ValueError(f"{name} cannot be read as a picture: replace it or take it away") from None
-    return image
-
-
-def _stack(pictures: Iterable[Image.Image], count: int, size: int, channels: int) -> Tensor:
-    images = torch.empty(count, channels, size, size, dtype=torch.uint8)
-    for pixels, image in zip(images, pictures):
-        pixels.copy_(_pixels(image, size, channels))
-    return images
-
-
-def _pixels(image: Image.Image, size: int, channels: int) -> Tensor:
-    """(channels, size, size) uint8, in the way of `read_image_folder`."""
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).reshape(size, size, channels).permute(2, 0, 1)
+    fitted = torch.empty(len(images), channels, size, size, dtype=torch.uint8)
+    for pixels, image in zip(fitted, images.images):
+        pixels.copy_(pixels_of(picture(image), size=size, channels=channels))
+    return ImageSet(fitted, images.labels, images.classes)

@@ -1,43 +1,25 @@
 """The folder of a distilled set: written a class at a time, read back like any other folder of labelled pictures.
 
 0000_t-shirt-top/0000.png and so on, and classes.json, which says what label and name each class folder has. Sorted
-folder names are in label order, so that torchvision's ImageFolder and Hugging Face's "imagefolder" read the same ones;
-the latter takes a class named like a split ("bullet train") for one, unless told data_files="*/*.png".
+folder names are in label order, so that torchvision's ImageFolder and Hugging Face's "imagefolder" read the same ones.
 """
 
 import io
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from igds.data import ImageSet, png
+from igds.files import write_json, write_through, write_whole
+from igds.pictures import are_grey, read_pictures
 from igds.runs import class_folder
 
 INDEX = "classes.json"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever stops this; what stood there is replaced."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        _write(partial, content)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: dict | list) -> None:
-    """`write_whole` of JSON."""
-    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def write_class(folder: Path, label: int, name: str, images: Tensor) -> Path:
@@ -54,19 +36,12 @@ def write_class(folder: Path, label: int, name: str, images: Tensor) -> Path:
     try:
         partial.mkdir(parents=True)
         for i, image in enumerate(images):
-            _write(partial / f"{i:04d}.png", png(image))
+            write_through(partial / f"{i:04d}.png", png(image))
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # some file systems tell only now that the disk is full
 
 
 def write_index(folder: Path, names: Sequence[str]) -> None:
@@ -78,10 +53,9 @@ def write_index(folder: Path, names: Sequence[str]) -> None:
 def read_image_folder(path: str | Path, *, size: int | None = None, channels: int | None = None) -> ImageSet:
     """A distilled folder by its classes.json; any other with a folder a class, whose sorted names are the classes.
 
-    Each picture is turned as its EXIF says, its transparent parts become white, and with `size` its middle square is
-    scaled to size × size (Lanczos). `channels` is 1 or 3; without it grey if all pictures are. Raises FileNotFoundError
-    where there is no such folder, and ValueError for a class without pictures, for a picture that cannot be read, and
-    where pictures differ in size and no `size` is given.
+    Pictures are read by `pixels_of`; `channels` is 1 or 3, and without it grey if all pictures are. Raises
+    FileNotFoundError where there is no such folder, and ValueError for a class without pictures, for a picture that
+    cannot be read, and where pictures differ in size and no `size` is given.
     """
     folder = Path(path)
     if channels not in (None, 1, 3):
@@ -89,19 +63,13 @@ def read_image_folder(path: str | Path, *, size: int | None = None, channels: in
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     classes = _classes(folder)
-    files = [(label, file) for label, (_, own) in enumerate(classes) for file in _pictures(own)]
+    files = [_pictures(own) for _, own in classes]
+    pictures = [(str(file), file) for own in files for file in own]
     if channels is None:
-        channels = 1 if all(_is_grey(file) for _, file in files) else 3
-    images = None
-    for i, (_, file) in enumerate(files):
-        pixels = _decode(file, size, channels)
-        if images is None:
-            images = torch.empty(len(files), *pixels.shape, dtype=torch.uint8)
-        if pixels.shape != images.shape[1:]:
-            sizes = " and ".join(f"{height}×{width}" for _, height, width in (pixels.shape, images.shape[1:]))
-            raise ValueError(f"{file} and {files[0][1]} are {sizes} pixels: give a size to scale all pictures to")
-        images[i] = torch.from_numpy(pixels)
-    return ImageSet(images, torch.tensor([label for label, _ in files]), tuple(name for name, _ in classes))
+        channels = 1 if are_grey(pictures) else 3
+    images = read_pictures(pictures, len(pictures), size=size, channels=channels)
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(own) for own in files]))
+    return ImageSet(images, labels, tuple(name for name, _ in classes))
 
 
 def to_parquet(folder: str | Path, path: str | Path) -> None:
@@ -165,40 +133,3 @@ def _pictures(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}): put some there, or take the folder away")
     return files
-
-
-def _is_grey(file: Path) -> bool:
-    with _opened(file) as image:
-        return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-
-
-def _decode(file: Path, size: int | None, channels: int) -> np.ndarray:
-    """The pixels of a picture, (C, H, W) uint8."""
-    try:
-        with _opened(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8
-                image = Image.fromarray((np.asarray(image, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("L" if channels == 1 else "RGB")
-    except OSError as error:
-        raise _unreadable(file, error) from None
-    if size is not None and image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    pixels = np.array(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _opened(file: Path) -> Image.Image:
-    try:
-        return Image.open(file)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise _unreadable(file, error) from None
-
-
-def _unreadable(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"{file} cannot be read as a picture ({error}): replace it or take it away")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from igds.classifiers import ImageClassifier
-from igds.data import ImageSet, to_unit
+from igds.data import to_unit
 
 
 @torch.no_grad()
@@ -98,20 +98,8 @@ def out_of_range(images: Tensor, low: Tensor, high: Tensor, *, tolerance: int = 
     return float(((images < low - tolerance) | (images > high + tolerance)).float().mean())
 
 
-def nearest_distance(features: Tensor, among: Tensor) -> Tensor:
-    """The cosine distance (n,) of each row of `features` to its nearest row of `among`."""
+def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosine distance (n,) of each row of `features` to its nearest row of `among`, and that one's index (n,)."""
     unit, others = torch.nn.functional.normalize(features, dim=1), torch.nn.functional.normalize(among, dim=1)
-    return torch.stack([1 - (row @ others.T).max() for row in unit])
-
-
-def class_balanced(data: ImageSet, per_class: int, *, seed: int = 0) -> ImageSet:
-    """A random subset with `per_class` images of every class, in label order."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for label in range(len(data.classes)):
-        own = (data.labels == label).nonzero()[:, 0]
-        if len(own) < per_class:
-            raise ValueError(f"class {data.classes[label]} has {len(own)} images, {per_class} were asked for")
-        rows.append(own[torch.randperm(len(own), generator=generator)[:per_class]])
-    index = torch.cat(rows)
-    return ImageSet(data.images[index], data.labels[index], data.classes)
+    similarity, index = zip(*((row @ others.T).max(0) for row in unit))
+    return 1 - torch.stack(similarity), torch.stack(index)

@@ -21,6 +21,7 @@ from igds.verdict import Verdict, judge
 
 MAX_IPC = 1000
 MAX_SEED = 2**32 - 1
+_SPLITS = "train|training|validation|valid|val|dev|test|testing|eval|evaluation"  # what `datasets` takes for one
 
 
 @dataclass(frozen=True)
@@ -207,5 +208,9 @@ def figures_of(verdict: Verdict) -> dict[str, float | None]:
 
 
 def class_folder(label: int, name: str) -> str:
-    """A folder name that sorts in label order, safe on every file system: (0, "T-shirt/top") to "0000_t-shirt-top"."""
-    return f"{label:04d}_{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"
+    """A folder name that sorts in label order, safe on every file system: (0, "T-shirt/top") to "0000_t-shirt-top".
+
+    Hugging Face takes a folder for a split that has its name for a word: "Bullet train" becomes "bullet~train".
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{label:04d}_" + re.sub(rf"-?(?<![a-z])({_SPLITS})(?![a-z])", r"~\1", words)

@@ -19,6 +19,7 @@ from torch import Tensor
 import igds
 from igds.bundle import Bundle
 from igds.data import ImageSet, to_bytes
+from igds.files import write_json, write_whole
 from igds.measures import features_and_logits, frechet_distance, manifold, out_of_range, pixel_range
 from igds.runs import MAX_IPC, Run, figures_of
 from igds.sampling import sample_progressive
@@ -171,9 +172,7 @@ def _sample_study(study: Study, bundle: Bundle, folder: Path) -> Iterator[Progre
                 done += cell[0] * len(group)
                 yield Progress(done, total)
             images |= {name: to_bytes(state.x).cpu() for name, state in zip(group, states)}
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(save(images))
-        partial.replace(path)
+        write_whole(path, save(images))
 
 
 def cell_path(folder: Path, cell: tuple[int, int, int]) -> Path:
@@ -203,7 +202,7 @@ def _claim(folder: Path, study: Study, bundle: Bundle) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something that is not a study: choose another --work")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(identity, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, identity)
 
 
 def measure_study(study: Study, bundle: Bundle, folder: Path, train: ImageSet, test: ImageSet) -> dict:
@@ -323,7 +322,7 @@ def write_study(results: dict, path: Path) -> None:
         text = "[\n    " + ",\n    ".join(lines) + "\n  ]" if lines else json.dumps(value, ensure_ascii=False)
         entries.append(f"  {json.dumps(key)}: {text}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+    write_whole(path, ("{\n" + ",\n".join(entries) + "\n}\n").encode())
 
 
 def study_path(bundle: Bundle, name: str = "beta") -> Path:

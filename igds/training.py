@@ -21,6 +21,7 @@ from igds.data import ImageSet, to_unit
 from igds.device import has_fast_bfloat16
 from igds.encoders import Encoder, smooth
 from igds.estimator import VariationalEstimator
+from igds.files import write_whole
 from igds.information import contextual_kl
 from igds.priors.unet import UNetPrior
 from igds.schedule import Schedule
@@ -246,7 +247,6 @@ class Training:
         if self.checkpoint is None:
             return
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".partial")
         state = {
             "objective": self.objective.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -255,12 +255,7 @@ class Training:
         }
         buffer = io.BytesIO()  # torch.save itself reports a full disk as a RuntimeError, or not at all
         torch.save(state, buffer)
-        try:
-            partial.write_bytes(buffer.getbuffer())
-            partial.replace(self.checkpoint)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OSError(error.errno, error.strerror, str(self.checkpoint)) from None
+        write_whole(self.checkpoint, buffer.getvalue())
 
     def _load(self, path: Path) -> None:
         try:

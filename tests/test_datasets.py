@@ -233,10 +233,11 @@ def test_a_picture_has_the_same_pixels_in_parquet_and_in_a_folder(tmp_path, chan
     pictures = [
         encoded(Image.fromarray(noise[..., 0])),
         encoded(Image.fromarray(noise[..., :2])),  # grey with alpha
+        encoded(Image.fromarray(noise.view(np.uint16)[..., 0])),
         encoded(Image.fromarray(noise)),
         encoded(Image.fromarray(noise[..., :3]), "JPEG", exif=turned),
         encoded(Image.fromarray(noise[..., :3]).quantize(7)),
-    ][: 2 if kinds == "grey" else None]
+    ][: 3 if kinds == "grey" else None]
     (tmp_path / "train" / "class").mkdir(parents=True)
     for i, content in enumerate(pictures):
         (tmp_path / "train" / "class" / f"{i}.png").write_bytes(content)

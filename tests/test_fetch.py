@@ -7,6 +7,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -281,9 +282,32 @@ def test_every_address_is_one_file_with_a_checksum():
         assert source.root is None or len(source.files) == 1
 
 
-def test_fashion_mnist_is_fetched_to_where_its_loader_looks_for_it(monkeypatch, tmp_path):
+@pytest.fixture
+def no_fashion_mnist(monkeypatch, tmp_path) -> Path:
+    """Neither where Debian puts it nor in the cache; where its files are all the same."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("igds.data._FASHION_MNIST_DEBIAN", tmp_path / "nowhere")
+    return Path("/usr/share/datasets/fashion-mnist")
+
+
+def test_fashion_mnist_is_fetched_to_where_its_loader_looks_for_it(no_fashion_mnist):
     cache_folder().mkdir()
-    place("fashion-mnist").symlink_to("/usr/share/datasets/fashion-mnist")
+    place("fashion-mnist").symlink_to(no_fashion_mnist)
     assert is_fetched("fashion-mnist") and len(fashion_mnist("test")) == 10_000
+
+
+def test_fashion_mnist_is_fetched_by_its_loader_once(server, monkeypatch, no_fashion_mnist):
+    files = [server.file(path.name, path.read_bytes()) for path in no_fashion_mnist.glob("t10k-*")]
+    monkeypatch.setitem(SOURCES, "fashion-mnist", Source("Fashion-MNIST", None, tuple(files)))
+    for _ in range(2):
+        assert len(fashion_mnist("test")) == 10_000
+    assert len(server.asked) == 2
+
+
+def test_fashion_mnist_that_cannot_be_fetched_is_one_sentence(server, monkeypatch, no_fashion_mnist):
+    file = server.file("train-images-idx3-ubyte.gz", b"images")
+    monkeypatch.setitem(SOURCES, "fashion-mnist", Source("Fashion-MNIST", None, (file,)))
+    server.files.clear()
+    with pytest.raises(FileNotFoundError, match="^Fashion-MNIST is not on this machine, and http://.*404") as raised:
+        fashion_mnist("train")
+    assert f"put it into {place('fashion-mnist')}, or install Debian's" in sentence(raised)

@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from prdc import compute_prdc
 
-from igds.data import ImageSet, to_unit
+from igds.data import to_unit
 from igds.measures import (
-    class_balanced,
     features_and_logits,
     frechet_distance,
     manifold,
-    nearest_distance,
+    nearest,
     out_of_range,
     pairwise_distance,
     pixel_range,
@@ -183,12 +182,14 @@ def test_haze_on_what_is_always_black_is_out_of_range():
     assert out_of_range(haze // 5, *pixel_range(black)) == 0
 
 
-def test_nearest_distance_is_the_smallest_cosine_distance():
+def test_nearest_is_at_the_smallest_cosine_distance():
     generator = torch.Generator().manual_seed(0)
     features, among = torch.randn(6, 4, generator=generator), torch.randn(9, 4, generator=generator)
-    expected = [min(1 - float(F.cosine_similarity(row, other, dim=0)) for other in among) for row in features]
-    assert nearest_distance(features, among).tolist() == pytest.approx(expected, abs=1e-6)
-    assert nearest_distance(3 * among[:2], among).tolist() == pytest.approx([0, 0], abs=1e-6)
+    expected = [[1 - float(F.cosine_similarity(row, other, dim=0)) for other in among] for row in features]
+    distance, index = nearest(features, among)
+    assert distance.tolist() == pytest.approx([min(row) for row in expected], abs=1e-6)
+    assert index.tolist() == [row.index(min(row)) for row in expected]
+    assert nearest(3 * among[:2], among)[0].tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
 def test_features_and_logits_do_not_depend_on_the_batch_size(tiny_bundle):
@@ -198,26 +199,3 @@ def test_features_and_logits_do_not_depend_on_the_batch_size(tiny_bundle):
         torch.testing.assert_close(a, b)
     with torch.no_grad():
         torch.testing.assert_close(whole[1], tiny_bundle.classifier(to_unit(images)))
-
-
-def labelled(counts: list[int]) -> ImageSet:
-    labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
-    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
-    return ImageSet(bytes_like(len(labels)), labels, tuple("abc"[: len(counts)]))
-
-
-def test_class_balanced_holds_as_many_different_images_of_every_class():
-    data = labelled([10, 5, 7])
-    subset = class_balanced(data, 5)
-    assert subset.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
-    assert len({image.numpy().tobytes() for image in subset.images}) == 15
-    for label in range(3):
-        own = {image.numpy().tobytes() for image in data.of_class(label)}
-        assert all(image.numpy().tobytes() in own for image in subset.of_class(label))
-    assert torch.equal(class_balanced(data, 5).images, subset.images)
-    assert not torch.equal(class_balanced(data, 5, seed=1).images, subset.images)
-
-
-def test_class_balanced_refuses_more_than_a_class_has():
-    with pytest.raises(ValueError, match="class b has 5 images, 6 were asked for"):
-        class_balanced(labelled([10, 5, 7]), 6)

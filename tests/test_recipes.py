@@ -1,5 +1,6 @@
 """From data to a bundle that loads: every training, the measuring and the card, on a data set of a few pixels."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -190,12 +191,12 @@ def test_a_full_disk_while_training_is_one_sentence_and_keeps_the_last_checkpoin
     assert cli.main([*train, "--images", "128"]) == 0
     kept = (tmp_path / "prior.pt").read_bytes()
 
-    def full(path, content):
+    def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert cli.main([*train, "--images", "256"]) == 2
-    assert "full disk" in capsys.readouterr().err.splitlines()[-1]
+    assert f"{tmp_path / 'prior.pt'} is on a full disk" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["prior.pt"]
     assert (tmp_path / "prior.pt").read_bytes() == kept
 

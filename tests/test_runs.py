@@ -272,6 +272,9 @@ def test_one_image_has_no_contextual_information_and_no_diversity(tiny_bundle):
         (12, "Tri <angle>", "0012_tri-angle"),
         (3, "../../etc", "0003_etc"),
         (4, "...", "0004_"),
+        (466, "Bullet train", "0466_bullet~train"),
+        (5, "Test tube", "0005_~test-tube"),
+        (6, "Contest of trained devils", "0006_contest-of-trained-devils"),
     ],
 )
 def test_class_folders_sort_by_label_and_are_safe_names(label, name, folder):
