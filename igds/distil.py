@@ -23,11 +23,12 @@ from torch import Tensor
 
 import igds
 from igds.bundle import Bundle
-from igds.data import to_bytes
+from igds.data import to_bytes, to_unit
 from igds.distilled import INDEX, write_class, write_index, write_json
 from igds.rng import image_seeds
 from igds.runs import MAX_IPC, Run, class_folder, figures_of
 from igds.sampling import Step
+from igds.selection import herding
 from igds.verdict import judge
 
 CLAIM, CARD = "distil.json", "card.json"
@@ -64,14 +65,14 @@ class Distillation:
         run = Run.of(bundle, **{**settings, "beta": beta}, label=bundle.classes[0], columns=("contextual",))
         return cls(**{name: getattr(run, name) for name in _SHARED}, beta_from=beta_from)
 
-    def run(self, bundle: Bundle, label: int, *, composite: bool = False) -> Run:
+    def run(self, bundle: Bundle, label: int, *, composite: bool = False, candidates: int = 1) -> Run:
         """The run of class `label`: its images are those of `igds sample --label` with these settings.
 
-        For a composite they are 4·IPC. A single image is sampled with the class reference, as in a study, since β has
-        no effect on one that is held against itself.
+        They are `candidates`·IPC, and for a composite four times as many. A single image is sampled with the class
+        reference, as in a study, since β has no effect on one that is held against itself.
         """
         settings = {name: getattr(self, name) for name in _SHARED if name != "bundle"}
-        settings["ipc"] *= TILES if composite else 1
+        settings["ipc"] *= candidates * (TILES if composite else 1)
         if settings["ipc"] == 1 and self.beta > 0:
             settings["reference"] = "class"
         return Run.of(bundle, **settings, label=bundle.classes[label], columns=("contextual",))
@@ -84,7 +85,8 @@ _SHARED = tuple(f.name for f in fields(Distillation) if f.name != "beta_from")
 class Progress:
     """`classes_done` of this process's `classes`, and `step` of `steps` of the class `label`.
 
-    At the last step of a class its folder is there; a class that was there before has this one event.
+    At the last step of a class its folder is there; a class that was there before has this one event. Before the last
+    step, `x0` is x̃0 of the class's images, (n, *shape) in [-1, 1] but for noise; for a composite those before tiling.
     """
 
     classes_done: int
@@ -92,6 +94,7 @@ class Progress:
     step: int
     steps: int
     label: str
+    x0: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def auto_beta(bundle: Bundle, ipc: int) -> tuple[float, str]:
@@ -125,11 +128,14 @@ def distil(
     rank: int = 0,
     world: int = 1,
     composite: bool = False,
+    candidates: int = 1,
 ) -> Iterator[Progress]:
     """Make every class's images in `folder`, an event a step; classes that are there already are kept.
 
     Process `rank` of `world` makes the classes rank, rank + world, …; whichever ends last writes card.json. With
     `composite` each image is four, at half their size (section 5.1): the 4·IPC of a class are one batch of the method.
+    With `candidates` above 1 so many times IPC images are that batch, of which herding in f keeps those that stand best
+    for all of them: beyond the paper.
     distil.json claims the folder; it keeps the number of threads, on which rounding depends, and every later process
     computes with that number.
 
@@ -143,8 +149,13 @@ def distil(
     if settings.bundle != bundle.name:
         raise ValueError(f"the settings are for {settings.bundle} and the bundle is {bundle.name}: make them with it")
     if composite:
-        _check_composite(bundle, settings)
-    claim = _claim(bundle, settings, composite)
+        _check_composite(bundle)
+    if candidates < 1:
+        raise ValueError(f"candidates must be at least 1, got {candidates}")
+    together = settings.ipc * candidates * (TILES if composite else 1)
+    if together > MAX_IPC:
+        raise ValueError(f"{together} images of a class would be made together, {MAX_IPC} can be: ask for fewer")
+    claim = _claim(bundle, settings, composite, candidates)
     _found(folder, claim)
     with _disk(folder), ExitStack() as held:
         (folder / WORK).mkdir(parents=True, exist_ok=True)
@@ -163,21 +174,24 @@ def distil(
 def _distil(
     bundle: Bundle, folder: Path, settings: Distillation, claim: dict, labels: Sequence[int], held: ExitStack
 ) -> Iterator[Progress]:
-    composite = claim["settings"]["composite"]
+    composite, candidates = claim["settings"]["composite"], claim["settings"]["candidates"]
     with held:
         for done, label in enumerate(labels):
             name = bundle.classes[label]
-            run = settings.run(bundle, label, composite=composite)
+            run = settings.run(bundle, label, composite=composite, candidates=candidates)
             if not _class_path(folder, bundle, label).exists():
                 seconds, x = 0.0, None
                 for step, spent in _timed(run.start(bundle), claim["threads"]):
-                    seconds, x = seconds + spent, step.batches[0].x
+                    (batch,) = step.batches
+                    seconds, x = seconds + spent, batch.x
                     if step.index + 1 < step.steps:
-                        yield Progress(done, len(labels), step.index + 1, step.steps, name)
+                        yield Progress(done, len(labels), step.index + 1, step.steps, name, batch.x0)
                 images = to_bytes(x).cpu()
                 with _threads(claim["threads"]):
-                    verdict = judge(bundle, images, label, reference=run.reference)
-                record = {"seconds": round(seconds, 3), "verdict": figures_of(verdict)}
+                    chosen = best_of(bundle, images, len(images) // candidates)
+                    images = images[chosen]
+                    verdict = judge(bundle, images, label, reference=run.reference if len(images) > 1 else "class")
+                record = {"seconds": round(seconds, 3), "chosen": chosen.tolist(), "verdict": figures_of(verdict)}
                 with _disk(folder):
                     write_json(_record_path(folder, label), record)  # first, since a class that is there has a record
                     write_class(folder, label, name, tiled(images) if composite else images)
@@ -194,17 +208,25 @@ def tiled(images: Tensor) -> Tensor:
     return torch.cat(rows, dim=2)
 
 
-def _check_composite(bundle: Bundle, settings: Distillation) -> None:
+@torch.no_grad()
+def best_of(bundle: Bundle, images: Tensor, n: int) -> Tensor:
+    """The rows (n,) of the uint8 images (m, C, H, W) whose mean in f stands nearest to that of all m: herding."""
+    if n == len(images):
+        return torch.arange(n)
+    features = bundle.estimator.encoder(to_unit(images.to(bundle.device))).cpu()
+    return herding(features, torch.zeros(len(images), dtype=torch.long), n).sort().values
+
+
+def _check_composite(bundle: Bundle) -> None:
     height, width = bundle.prior.shape[1:]
     if height % 2 or width % 2:
         raise ValueError(f"a composite halves its images, which {height}×{width} pixels cannot be: go without it")
-    if settings.ipc * TILES > MAX_IPC:
-        raise ValueError(f"a composite takes IPC up to {MAX_IPC // TILES}, four images each, got {settings.ipc}")
 
 
-def _claim(bundle: Bundle, settings: Distillation, composite: bool) -> dict:
+def _claim(bundle: Bundle, settings: Distillation, composite: bool, candidates: int) -> dict:
     """Everything that decides the bytes of the result, as JSON gives it back."""
-    run = asdict(settings.run(bundle, 0, composite=composite)) | {"ipc": settings.ipc, "composite": composite}
+    run = asdict(settings.run(bundle, 0, composite=composite, candidates=candidates))
+    run |= {"ipc": settings.ipc, "composite": composite, "candidates": candidates}
     claim = {
         "settings": {name: value for name, value in run.items() if name not in ("label", "columns")},
         "beta_from": settings.beta_from,
@@ -272,16 +294,17 @@ def _write_card(bundle: Bundle, folder: Path, claim: dict) -> None:
         return
     records = [json.loads(_record_path(folder, label).read_text(encoding="utf-8")) for label in labels]
     settings = claim["settings"]
-    ipc = settings["ipc"] * (TILES if settings["composite"] else 1)
+    made = settings["ipc"] * settings["candidates"] * (TILES if settings["composite"] else 1)
     classes = [
         {
             "label": label,
             "folder": _class_path(folder, bundle, label).name,
             "name": bundle.classes[label],
-            "image_seeds": list(image_seeds(settings["seed"], label, ipc)),
+            "image_seeds": [seeds[row] for row in record["chosen"]],
             **record["verdict"],
         }
         for label, record in zip(labels, records)
+        for seeds in [image_seeds(settings["seed"], label, made)]
     ]
     seconds = [record["seconds"] for record in records]
     notes = ["With beta > 0 the images of a class depend on each other: a seed alone does not identify one."]

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from igds.bundle import load_bundle
-from igds.data import to_bytes
-from igds.distil import Distillation, Progress, auto_beta, distil, tiled
+from igds.data import to_bytes, to_unit
+from igds.distil import Distillation, Progress, auto_beta, best_of, distil, tiled
 from igds.distilled import read_image_folder, write_json
 from igds.rng import image_seeds
 from igds.runs import MAX_IPC, Run, figures_of
@@ -419,8 +419,33 @@ def test_a_composite_is_one_batch_of_four_times_as_many(tiny_bundle, tmp_path):
 
 def test_a_composite_of_too_many_is_refused(tiny_bundle, tmp_path):
     settings = Distillation.of(tiny_bundle, **{**SHORT, "ipc": MAX_IPC // 4 + 1})
-    with pytest.raises(ValueError, match="IPC up to 250, four images each, got 251"):
+    with pytest.raises(ValueError, match="1004 images of a class would be made together, 1000 can be"):
         distil(tiny_bundle, tmp_path, settings, composite=True)
+
+
+def test_of_several_candidates_those_are_kept_whose_mean_stands_nearest_to_that_of_all(tiny_bundle, tmp_path):
+    finish(tiny_bundle, tmp_path, candidates=3)
+    data, card = read_image_folder(tmp_path), json.loads((tmp_path / "card.json").read_text())
+    for label, name in enumerate(tiny_bundle.classes):
+        run = Run.of(tiny_bundle, **{**SHORT, "ipc": 6}, label=name, columns=["contextual"])
+        *_, last = run.start(tiny_bundle)
+        every = to_bytes(last.batches[0].x)
+        features = tiny_bundle.estimator.encoder(to_unit(every))
+        first = int((features - features.mean(0)).norm(dim=1).argmin())
+        kept = best_of(tiny_bundle, every, 2)
+        assert first in kept and len(kept) == 2
+        assert torch.equal(data.of_class(label), every[kept])
+        seeds = image_seeds(SHORT["seed"], label, 6)
+        assert card["classes"][label]["image_seeds"] == [seeds[row] for row in kept]
+        expected = figures_of(judge(tiny_bundle, every[kept], label))
+        assert {name: card["classes"][label][name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("candidates, said", [(0, "candidates must be at least 1, got 0"), (501, "1002 images of a")])
+def test_no_candidates_or_too_many_are_refused(tiny_bundle, tmp_path, candidates, said):
+    with pytest.raises(ValueError, match=said):
+        distil(tiny_bundle, tmp_path / "out", Distillation.of(tiny_bundle, **SHORT), candidates=candidates)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_without_a_second_judge_has_null_in_its_card(bare_bundle, tmp_path):

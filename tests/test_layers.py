@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "study": {"bundle", "data", "files", "measures", "runs", "sampling", "statistics", "verdict", ""},
     "expectation": {"runs", "study"},
     "distilled": {"data", "files", "pictures", "runs"},
-    "distil": {"bundle", "data", "distilled", "rng", "runs", "sampling", "verdict", ""},
+    "distil": {"bundle", "data", "distilled", "rng", "runs", "sampling", "selection", "verdict", ""},
     "datasets": {"data", "distilled", "fetch", "pictures"},
     "networks": set(),
     "views": {"augmentation"},
