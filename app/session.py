@@ -3,8 +3,9 @@
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from app.figures import frame, frame_of, grid_shape, noise_frame
 from app.settings import query_of
@@ -18,7 +19,27 @@ REAL_IMAGES, REAL_COLUMNS = 10, 2  # as tall as a grid is beside them
 
 LONGEST_LINE = 8
 
+T = TypeVar("T")
+
 _tickets = itertools.count(1)
+
+
+class Turns:
+    """A lock that is given out in the order in which it was asked for, so that no long job keeps it from the others."""
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._asked = self._served = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            turn, self._asked = self._asked, self._asked + 1
+            self._changed.wait_for(lambda: self._served == turn)
+
+    def __exit__(self, *_) -> None:
+        with self._changed:
+            self._served += 1
+            self._changed.notify_all()
 
 
 class Line:
@@ -101,20 +122,19 @@ class Studio:
     def __init__(self, bundle: Bundle, study: dict | None = None, *, no_study: str = ""):
         self.bundle, self.study, self.no_study = bundle, study, no_study
         self.line = Line()
-        self._lock = threading.Lock()  # a cancelled run leaves Gradio's queue before its last step has ended
+        self.turns = Turns()  # a cancelled run leaves Gradio's queue before its last step has ended
 
-    def steps(self, run: Run) -> Iterator[Step]:
-        """The steps of a run, each computed while nobody else's is."""
-        steps = run.start(self.bundle)
+    def each(self, events: Generator[T]) -> Iterator[T]:
+        """The events of a long job, each computed while nothing else is."""
         try:
             while True:
-                with self._lock:
-                    step = next(steps, None)
-                if step is None:
+                with self.turns:
+                    event = next(events, None)
+                if event is None:
                     return
-                yield step
+                yield event
         finally:
-            steps.close()
+            events.close()
 
     def play(self, session: Session) -> Iterator[dict]:
         """The session's wanted run as payloads for the stage: its head, its steps, its end.
@@ -126,7 +146,7 @@ class Studio:
             session.record, session.steps, session.state = Record(run, self.bundle), [], "running"
             session.head = head_of(run, self.bundle, ticket)
             yield session.head
-            for step in self.steps(run):
+            for step in self.each(run.start(self.bundle)):
                 if session.ticket != ticket:
                     return
                 session.record.add(step)
@@ -141,14 +161,14 @@ class Studio:
 
     def judged(self, record: Record) -> str:
         """The verdict on a finished run, as HTML."""
-        with self._lock:
+        with self.turns:
             return results(record, self.study, self.no_study)
 
     def record(self, run: Run) -> Record:
         """A whole run at once."""
         record, ticket = Record(run, self.bundle), self.line.join()
         try:
-            for step in self.steps(run):
+            for step in self.each(run.start(self.bundle)):
                 record.add(step)
         finally:
             self.line.leave(ticket)

@@ -323,7 +323,7 @@ range.addEventListener("input", () => {
 function onKey(event) {
   if (!element.isConnected) return document.removeEventListener("keydown", onKey);
   const free = event.target === document.body || event.target === range || event.target === stage;
-  if (!free || !steps.length || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!free || !stage.checkVisibility() || !steps.length || event.ctrlKey || event.metaKey || event.altKey) return;
   const moves = { ArrowLeft: shown - 1, ArrowRight: shown + 1, Home: 0, End: steps.length - 1 };
   if (event.key === " ") toggle();
   else if (event.key in moves) scrub(moves[event.key]);

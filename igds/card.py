@@ -92,6 +92,7 @@ def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
         "classes": list(train.classes),
         "defaults": recipe.defaults,
         "beta_range": list(recipe.beta_range),
+        **({"auto_beta": recipe.auto_beta} if recipe.auto_beta else {}),
         "parameters": parameters,
         "training": {**training, "command": f"python -m igds train {'|'.join(parts)}|bundle"},
         "measured": {

@@ -4,11 +4,15 @@ A set is made once for each method, IPC and generation seed, and every network l
 seed; each is a file of its own, so that a comparison which was stopped goes on where it stood.
 """
 
+import fcntl
+import hashlib
+import itertools
 import json
 import math
 import platform
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +26,12 @@ from igds.data import ImageSet, to_unit
 from igds.distil import Distillation, auto_beta, distil
 from igds.distilled import read_image_folder, write_json
 from igds.evaluation import PROTOCOLS, epochs_of, train_network
-from igds.networks import NETWORKS
+from igds.networks import build_network
 from igds.selection import contextual_scores, herding, k_center, random_subset, weighted_subset
 from igds.statistics import mean_and_error
 from igds.verdict import information, judge
 
+CLAIM = "comparison.json"
 SPLITS = ("test", "validation")
 VALIDATION_PER_CLASS = 1000
 SELECTIONS = ("random", "herding", "k-center", "weighted")
@@ -38,13 +43,15 @@ BASELINES = {
     "unguided": {"eta": 0.0},
     "IGDS, β = 0": {"beta": 0.0},
     "IGDS": {"beta": "auto"},
+    "IGDS, chosen of 50": {"beta": "auto", "chosen_of": 50},
 }
 
 
 @dataclass(frozen=True)
 class Comparison:
     """`methods` maps a name to how its set is made: {"select": one of SELECTIONS} of the real images, with "alpha" for
-    eq. 37, or the settings of a Run, with "beta": "auto" for the bundle's own at each IPC.
+    eq. 37, or the settings of a Run, with "beta": "auto" for the bundle's own at each IPC, and "chosen_of", the
+    number of candidates that a class's images are chosen from.
 
     Networks learn under `protocol`, for its epochs unless `epochs` gives others by IPC, the same for all methods.
     They are tested on the data's test split, or on a validation split held out of its training images ("validation"),
@@ -72,6 +79,12 @@ class Comparison:
             if seed == self.generation_seeds[0] or how.get("select") != "herding"
         ]
 
+    def trainings(self) -> Iterator[tuple["SetOf", str, int]]:
+        """Every set with each network and training seed that learns from it."""
+        for chosen in self.sets():
+            for network, seed in itertools.product(self.networks, self.training_seeds):
+                yield chosen, network, seed
+
     def epochs_for(self, ipc: int) -> int:
         return self.epochs[ipc] if self.epochs else epochs_of(self.protocol, ipc)
 
@@ -84,6 +97,7 @@ class SetOf:
 
     @property
     def stem(self) -> str:
+        """What its files are called."""
         return f"{re.sub(r'[^a-z0-9.]+', '-', self.method.lower()).strip('-')}-ipc{self.ipc:04d}-g{self.seed}"
 
 
@@ -134,12 +148,35 @@ def compare(
 ) -> Iterator[Progress]:
     """Make every set and let every network learn from it, a file each in `folder`; what is there is kept.
 
-    Of `world` processes that share the folder, this one, number `rank`, takes every `world`-th set. Raises ValueError
-    at the call where a setting is wrong, a class has too few images for an IPC, or `folder` holds another comparison.
+    Of `world` processes that share the folder, this one, number `rank`, takes every `world`-th set. The classes of
+    `train` and `test`, real images of the bundle's size, are matched to the bundle's by name. Raises ValueError at the
+    call where a setting is wrong, the images do not fit or are too few in a class, and where `folder` holds a damaged
+    file, networks that learnt for other epochs, or anything but this comparison.
     """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank must be between 0 and the number of processes less one, got {rank} of {world}")
+    train, test = (_fitted(images, bundle) for images in (train, test))
+    if comparison.split == "validation":
+        train, test = hold_out(train, VALIDATION_PER_CLASS)
+    if not len(test):
+        raise ValueError("there are no images to test on: give another data set")
     _check(comparison, bundle, train)
-    _claim(folder, comparison, bundle)
+    _claim(folder, comparison, bundle, train, test)
+    _records(comparison, folder)
     return _compare(comparison, bundle, folder, train, test, rank, world, device, compile)
+
+
+def _fitted(images: ImageSet, bundle: Bundle) -> ImageSet:
+    """`images` with the bundle's labels; ValueError where they are of another size or of other classes."""
+    if images.images.shape[1:] != bundle.prior.shape:
+        sizes = ["×".join(map(str, shape)) for shape in (images.images.shape[1:], bundle.prior.shape)]
+        raise ValueError(f"the real images are {sizes[0]} and those of {bundle.name} are {sizes[1]}: load them so")
+    labels = torch.tensor([bundle.label_of(name) for name in images.classes])
+    missing = sorted(set(range(len(bundle.classes))) - set(labels.tolist()))
+    if missing:
+        name = bundle.classes[missing[0]]
+        raise ValueError(f"the real images have no class {name!r}: give the data set that {bundle.name} was made of")
+    return ImageSet(images.images, labels[images.labels], bundle.classes)
 
 
 def _check(comparison: Comparison, bundle: Bundle, train: ImageSet) -> None:
@@ -147,18 +184,27 @@ def _check(comparison: Comparison, bundle: Bundle, train: ImageSet) -> None:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {comparison.split!r}")
     if comparison.protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {comparison.protocol!r}")
-    unknown = [name for name in comparison.networks if name not in NETWORKS]
-    if unknown or not comparison.networks:
-        raise ValueError(f"networks must be of {', '.join(NETWORKS)}, got {', '.join(unknown) or 'none'}")
-    if not comparison.ipcs or not comparison.generation_seeds or not comparison.training_seeds:
-        raise ValueError("a comparison needs at least one IPC, one generation seed and one training seed")
+    if not (comparison.ipcs and comparison.networks and comparison.generation_seeds and comparison.training_seeds):
+        raise ValueError("a comparison needs at least one IPC, network, generation seed and training seed")
+    if min(comparison.ipcs) < 1:
+        raise ValueError(f"each IPC must be at least 1, got {min(comparison.ipcs)}")
     lacking = [str(ipc) for ipc in comparison.ipcs if comparison.epochs and ipc not in comparison.epochs]
     if lacking:
         raise ValueError(f"epochs are given by IPC, and those of IPC {', '.join(lacking)} are missing")
-    if train.classes != bundle.classes or train.images.shape[1:] != bundle.prior.shape:
-        raise ValueError(f"the real images are not of the classes and size of {bundle.name}: give those it was made of")
-    kept = VALIDATION_PER_CLASS if comparison.split == "validation" else 0
-    counts = torch.bincount(train.labels, minlength=len(train.classes)) - kept
+    if comparison.epochs and min(comparison.epochs.values()) < 1:
+        raise ValueError(f"epochs must be at least 1, got {min(comparison.epochs.values())}")
+    names = [training_path(Path(), *training).name for training in comparison.trainings()]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"two networks would be written to {twice[0]}: give each IPC, network and seed once, and each method "
+            "letters or digits of its own"
+        )
+    channels, size = bundle.prior.shape[:2]
+    for network in comparison.networks:
+        with torch.device("meta"):  # without weights: it is built to hear now if it cannot be
+            build_network(network, channels=channels, size=size, classes=len(bundle.classes))
+    counts = torch.bincount(train.labels, minlength=len(train.classes))
     selects = any("select" in how for how in comparison.methods.values())
     if selects and int(counts.min()) < max(comparison.ipcs):
         poorest = train.classes[int(counts.argmin())]
@@ -169,40 +215,66 @@ def _check(comparison: Comparison, bundle: Bundle, train: ImageSet) -> None:
     for how in comparison.methods.values():
         if how.get("select", "random") not in SELECTIONS:
             raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, got {how['select']!r}")
-    for ipc in comparison.ipcs:
-        for how in comparison.methods.values():
-            if "select" not in how:
-                Distillation.of(bundle, ipc=ipc, seed=0, **how)
+        if how.get("select") == "weighted" and not math.isfinite(how.get("alpha", math.nan)):
+            raise ValueError(f"alpha must be a finite number of nats, got {how.get('alpha')}")
+    for chosen in comparison.sets():
+        if "select" not in comparison.methods[chosen.method]:
+            _distillation(chosen, comparison, bundle)
 
 
-def _claim(folder: Path, comparison: Comparison, bundle: Bundle) -> None:
+def _claim(folder: Path, comparison: Comparison, bundle: Bundle, train: ImageSet, test: ImageSet) -> None:
     """Write down what `folder` holds, of which IPCs, networks and seeds may grow; ValueError for another comparison."""
-    path = folder / "comparison.json"
-    identity = {"name": comparison.name, "methods": comparison.methods, "split": comparison.split}
-    identity |= {
+    identity = {
+        "name": comparison.name,
+        "methods": comparison.methods,
+        "split": comparison.split,
         "protocol": comparison.protocol,
         "bundle_sha256": bundle.checksum(),
         "defaults": bundle.card["defaults"],
+        "auto_beta": bundle.card.get("auto_beta", {}).get("table"),
+        "bfloat16": bundle.prior.bfloat16,
+        "data_sha256": _checksum(train, test),
     }
-    identity |= {"bfloat16": bundle.prior.bfloat16}
     identity = json.loads(json.dumps(identity))
+    _check_claim(folder, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:  # processes that share the comparison start at the same moment
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _check_claim(folder, identity)
+        if not (folder / CLAIM).exists():
+            write_json(folder / CLAIM, identity)
+
+
+def _check_claim(folder: Path, identity: dict) -> None:
+    path = folder / CLAIM
+    # Listed before looking for the claim, which a process that starts beside this one writes before anything else.
+    others = [entry for entry in folder.glob("*") if not entry.name.startswith(".")]
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        found = None
-        if folder.is_dir() and any(folder.iterdir()):
+        if others:
             raise ValueError(f"{folder} holds something that is not a comparison: choose another --work") from None
+        return
     except (UnicodeDecodeError, json.JSONDecodeError):
-        raise ValueError(f"{path} is damaged: choose another --work, or delete the folder") from None
-    if found is not None and found != identity:
-        raise ValueError(f"{folder} holds another comparison: choose another --work, or delete the folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, identity)
+        found = None
+    remedy = "choose another --work, or delete the folder"
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: {remedy}")
+    for name, value in identity.items():
+        if name not in found or found[name] != value:
+            raise ValueError(f"{folder} holds another comparison, by its {name.removesuffix('_sha256')}: {remedy}")
+
+
+def _checksum(*sets: ImageSet) -> str:
+    """sha256 over pixels and labels."""
+    digest = hashlib.sha256()
+    for images in sets:
+        digest.update(images.images.contiguous().numpy())
+        digest.update(images.labels.contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _compare(comparison, bundle, folder, train, test, rank, world, device, compile) -> Iterator[Progress]:
-    if comparison.split == "validation":
-        train, test = hold_out(train, VALIDATION_PER_CLASS)
     pool = _Pool(bundle, train)
     soft = PROTOCOLS[comparison.protocol].soft_labels
     own = comparison.sets()[rank::world]
@@ -305,44 +377,60 @@ def _images_of(chosen: SetOf, comparison: Comparison, pool: _Pool, folder: Path,
     if "select" in how:
         return pool.select(how, chosen.ipc, chosen.seed)
     place = folder / "sets" / chosen.stem
-    settings = Distillation.of(pool.bundle, ipc=chosen.ipc, seed=chosen.seed, **how)
-    for event in distil(pool.bundle, place, settings):
-        share = (event.classes_done + event.step / event.steps) / event.classes
+    settings = _distillation(chosen, comparison, pool.bundle)
+    candidates = max(1, how.get("chosen_of", 1) // chosen.ipc)
+    for event in distil(pool.bundle, place, settings, candidates=candidates):
+        share = (event.classes_done + event.step % event.steps / event.steps) / event.classes
         yield Progress(done, total, f"{chosen.method}, IPC {chosen.ipc}: the set", share)
     return read_image_folder(place)
 
 
+def _distillation(chosen: SetOf, comparison: Comparison, bundle: Bundle) -> Distillation:
+    settings = {name: value for name, value in comparison.methods[chosen.method].items() if name != "chosen_of"}
+    return Distillation.of(bundle, ipc=chosen.ipc, seed=chosen.seed, **settings)
+
+
+def _records(comparison: Comparison, folder: Path) -> list[dict | None]:
+    """What is written of every network, None where nothing is; ValueError for a damaged file, and for other epochs."""
+    records = []
+    for chosen, network, seed in comparison.trainings():
+        path, epochs = training_path(folder, chosen, network, seed), comparison.epochs_for(chosen.ipc)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            whole = {**record, **asdict(chosen), "network": network, "training_seed": seed} == record
+            _ = record["epochs"] + record["accuracy"] + record["contextual"] + record["recognised"]
+        except FileNotFoundError:
+            records.append(None)
+            continue
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{path} is damaged: delete it, the same command makes it again")
+        if record["epochs"] != epochs:
+            raise ValueError(
+                f"{path} has {record['epochs']} epochs and {epochs} are asked for: ask for as many, or choose another "
+                "--work"
+            )
+        records.append(record)
+    return records
+
+
 def summarise(comparison: Comparison, bundle: Bundle, folder: Path) -> dict | None:
     """The comparison's JSON; None where other processes have still networks to train. ValueError for a damaged file."""
-    records = []
-    for chosen in comparison.sets():
-        for network in comparison.networks:
-            for seed in comparison.training_seeds:
-                path = training_path(folder, chosen, network, seed)
-                try:
-                    record = json.loads(path.read_text(encoding="utf-8"))
-                    _ = record["accuracy"] + record["contextual"] + record["recognised"]
-                except FileNotFoundError:
-                    return None
-                except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
-                    raise ValueError(f"{path} is damaged: delete it, the same command makes it again") from None
-                if record["epochs"] != comparison.epochs_for(chosen.ipc):
-                    raise ValueError(
-                        f"{path} has {record['epochs']} epochs and {comparison.epochs_for(chosen.ipc)} are asked for: "
-                        "ask for as many, or choose another --work"
-                    )
-                records.append(record)
+    records = _records(comparison, folder)
+    if None in records:
+        return None
     return {
         "comparison": comparison.name,
         "bundle": bundle.name,
         "bundle_sha256": bundle.checksum(),
         "methods": comparison.methods,
-        "auto_beta": {ipc: auto_beta(bundle, ipc)[0] for ipc in comparison.ipcs},
+        "auto_beta": {str(ipc): auto_beta(bundle, ipc)[0] for ipc in comparison.ipcs},
         "protocol": comparison.protocol,
         "labels": "soft" if PROTOCOLS[comparison.protocol].soft_labels else "hard",
         "split": comparison.split,
         "resolution": bundle.prior.shape[-1],
-        "epochs": {ipc: comparison.epochs_for(ipc) for ipc in comparison.ipcs},
+        "epochs": {str(ipc): comparison.epochs_for(ipc) for ipc in comparison.ipcs},
         "ipcs": list(comparison.ipcs),
         "networks": list(comparison.networks),
         "generation_seeds": list(comparison.generation_seeds),
@@ -360,7 +448,7 @@ def summary_of(records: list[dict]) -> list[dict]:
 
     The error is over sets, each counting with the mean of its networks, since networks that learnt from one set are
     not independent; where a method has a single set, it is over that set's networks. `against` holds the difference to
-    every other method, and its error, the root of both errors' squares.
+    every other method, and its error, the root of both errors' squares; a single network has no error.
     """
     groups: dict = {}
     for record in records:
@@ -371,7 +459,7 @@ def summary_of(records: list[dict]) -> list[dict]:
         row["against"] = {
             other["method"]: {
                 "mean": row["accuracy"]["mean"] - other["accuracy"]["mean"],
-                "standard_error": math.hypot(*(_error(one["accuracy"]) for one in (row, other))),
+                "standard_error": _joint_error(row["accuracy"], other["accuracy"]),
             }
             for other in rows
             if other is not row and (other["ipc"], other["network"]) == (row["ipc"], row["network"])
@@ -397,13 +485,14 @@ def _row(ipc: int, network: str, method: str, sets: list[list[dict]]) -> dict:
     }
 
 
-def _error(figure: dict) -> float:
-    return math.nan if figure["standard_error"] is None else figure["standard_error"]
+def _joint_error(*figures: dict) -> float | None:
+    errors = [figure["standard_error"] for figure in figures]
+    return None if None in errors else math.hypot(*errors)
 
 
 def table_markdown(results: dict) -> str:
     """A row a method and network, a column an IPC: final accuracy in per cent ± standard error."""
-    head = ["method", "network", *(f"IPC {ipc} ({results['epochs'][ipc]} epochs)" for ipc in results["ipcs"])]
+    head = ["method", "network", *(f"IPC {ipc} ({results['epochs'][str(ipc)]} epochs)" for ipc in results["ipcs"])]
     rows = [head, ["---"] * len(head)]
     cells = {(row["method"], row["network"], row["ipc"]): row["accuracy"] for row in results["summary"]}
     for network in results["networks"]:

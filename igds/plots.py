@@ -80,10 +80,10 @@ def comparison_figure(results: dict, path: Path) -> None:
     sweep = [name for name in results["methods"] if name.startswith(("β = ", "α = "))]
     network, ipcs = results["networks"][0], results["ipcs"]
     rows = {(row["ipc"], row["method"]): row for row in results["summary"] if row["network"] == network}
-    figure = Figure(figsize=(4.2 * len(ipcs), 3.8), dpi=110, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(4.2 * len(ipcs), 4.0), dpi=110, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     for ipc, axis in zip(ipcs, figure.subplots(1, len(ipcs), squeeze=False)[0]):
-        axis.set_title(f"IPC {ipc}, {results['epochs'][ipc]} epochs", fontsize=11)
+        axis.set_title(f"IPC {ipc}, {results['epochs'][str(ipc)]} epochs", fontsize=11)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylabel("accuracy (%)")
         if sweep:
@@ -93,9 +93,9 @@ def comparison_figure(results: dict, path: Path) -> None:
     if sweep:
         handles, labels = axis.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    counts = f"{len(results['generation_seeds'])} sets, {len(results['training_seeds'])} networks each"
     figure.suptitle(
-        f"{results['bundle']}: {network}, protocol {results['protocol']}, {results['split']} split; {counts}, "
+        f"{results['bundle']}: {network}, protocol {results['protocol']}, {results['split']} split\n"
+        f"sets: {len(results['generation_seeds'])}, networks for each: {len(results['training_seeds'])}, "
         "± one standard error",
         fontsize=11,
     )

@@ -67,6 +67,7 @@ class Contrastive:
 class Recipe:
     """A bundle before it is trained. `defaults` and `beta_range` are what the card will offer its users.
 
+    `auto_beta`, if there is one, is their table of β by IPC, and how it was found.
     `contrastive` has the training of "estimator", whose gradient guides, and of "held_out", which only judges.
     """
 
@@ -82,6 +83,7 @@ class Recipe:
     tau: float
     defaults: dict
     beta_range: tuple[float, float]
+    auto_beta: dict | None = None
 
     def training(self, part: str, data: ImageSet, *, folder: Path, images: int | None = None, **options) -> Training:
         """The resumable training of one part, a key of `budgets`; its checkpoint is `folder`/`part`.pt."""
@@ -168,5 +170,9 @@ RECIPES = {
             "interval": [0.0, 0.8],
         },
         beta_range=(0.0, 3.0),
+        auto_beta={
+            "table": [[1, 0.0], [10, 1.0]],
+            "how": "the β from which networks learnt best on images held out of the training set, by `compare beta`",
+        },
     ),
 }

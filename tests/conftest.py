@@ -5,9 +5,11 @@ import torch
 
 from igds.bundle import load_bundle, save_bundle
 from igds.classifiers import ImageClassifier
+from igds.data import ImageSet
 from igds.encoders import Encoder, EncoderConfig, smooth
 from igds.estimator import VariationalEstimator
 from igds.priors.unet import UNetConfig, UNetPrior
+from igds.training import train_linear_classifier
 
 TINY_PRIOR = UNetConfig(
     image_size=8,
@@ -22,6 +24,7 @@ TINY_PRIOR = UNetConfig(
     noise_schedule="cosine",
     diffusion_steps=100,
 )
+CLASSES = ("Circle", "Square/box", "Tri <angle>")
 TINY_ENCODER = EncoderConfig(channels=1, widths=(8, 16), space_to_depth=2, features=16)
 
 
@@ -55,10 +58,20 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def save_tiny(path, *, held_out: VariationalEstimator | None) -> None:
+def real_images(per_class: int, *, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> ImageSet:
+    """8×8, noise about a level of grey that tells the class: dark, light, or light in the lower half."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(3).repeat_interleave(per_class)
+    levels = torch.tensor([60, 195, 60])[labels][:, None, None, None].repeat(1, 1, 8, 8)
+    levels[labels == 2, :, 4:] = 195
+    noise = torch.randint(-60, 61, levels.shape, generator=generator)
+    return ImageSet((levels + noise).to(torch.uint8), labels, classes)
+
+
+def save_tiny(path, *, held_out: VariationalEstimator | None, estimator: VariationalEstimator | None = None) -> None:
     card = {
         "title": "Tiny",
-        "classes": ["Circle", "Square/box", "Tri <angle>"],
+        "classes": list(CLASSES),
         "license": "MIT",
         "source": "made by the tests",
         "defaults": {
@@ -79,7 +92,7 @@ def save_tiny(path, *, held_out: VariationalEstimator | None) -> None:
         path,
         card,
         prior=randomise(UNetPrior(TINY_PRIOR), seed=1),
-        estimator=tiny_estimator(),
+        estimator=estimator or tiny_estimator(),
         classifier=randomise(ImageClassifier(TINY_ENCODER, 3), seed=4),
         gallery=gallery,
         held_out=held_out,
@@ -110,3 +123,17 @@ def bare_bundle_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def bare_bundle(bare_bundle_path):
     return load_bundle(bare_bundle_path)
+
+
+@pytest.fixture(scope="session")
+def learnt_bundle_path(tmp_path_factory):
+    """The tiny bundle with an estimator that recognises `real_images`."""
+    path = tmp_path_factory.mktemp("learnt") / "tiny"
+    encoder = tiny_estimator().encoder
+    save_tiny(path, held_out=None, estimator=train_linear_classifier(encoder, real_images(50, seed=9), tau=0.07))
+    return path
+
+
+@pytest.fixture(scope="session")
+def learnt_bundle(learnt_bundle_path):
+    return load_bundle(learnt_bundle_path)

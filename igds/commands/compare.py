@@ -67,6 +67,10 @@ def add(commands) -> None:
 def _compare(options) -> None:
     if options.epochs and len(options.epochs) != len(options.ipc):
         raise ValueError(f"--epochs wants {len(options.ipc)} numbers, one for each --ipc, got {len(options.epochs)}")
+    if options.betas and options.name != "beta":
+        raise ValueError("--betas belongs to `compare beta`: ask for that, or leave it out")
+    if options.alphas and options.name != "subsets":
+        raise ValueError("--alphas belongs to `compare subsets`: ask for that, or leave it out")
     device = own_device(options.device)
     bundle = load_bundle(options.bundle, device=device)
     bundle.prior.bfloat16 = options.bfloat16
@@ -91,6 +95,7 @@ def _compare(options) -> None:
     events = compare(
         comparison, bundle, work, train, test, rank=rank, world=world, device=device, compile=options.compile
     )
+    options.out.mkdir(parents=True, exist_ok=True)
     try:
         with tqdm(unit="network", disable=rank > 0) as progress:
             for event in events:
@@ -104,7 +109,6 @@ def _compare(options) -> None:
     if results is None:
         print("the other processes are still at work")
         return
-    options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / f"{stem}.json", results)
 
     from igds.plots import comparison_figure

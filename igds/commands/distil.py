@@ -49,13 +49,19 @@ def add(commands) -> None:
     parser.add_argument(
         "--composite", action="store_true", help="each image is four of half the size, tiled 2×2 (section 5.1)"
     )
+    parser.add_argument(
+        "--candidates", type=int, default=1, help="make so many times IPC and keep the most typical (default: 1, all)"
+    )
     parser.add_argument("--parquet", action="store_true", help="write DIR.parquet as well")
     parser.add_argument("--bfloat16", action="store_true", help="the prior in half precision")
     parser.add_argument("--device", choices=DEVICES, default="auto")
 
 
 def _beta(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wants a number or auto, got {text!r}") from None
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -72,16 +78,23 @@ def own_device(name: str) -> torch.device:
 
 
 def _distil(options) -> None:
-    if options.parquet and options.out.with_suffix(".parquet").exists():
-        raise ValueError(
-            f"{options.out.with_suffix('.parquet')} is there already: take it away, or leave out --parquet"
-        )
+    parquet = Path(f"{options.out}.parquet")
+    if options.parquet and parquet.exists():
+        raise ValueError(f"{parquet} is there already: take it away, or leave out --parquet")
     bundle = load_bundle(options.bundle, device=own_device(options.device))
     bundle.prior.bfloat16 = options.bfloat16
     names = ("ipc", "beta", "seed", "eta", "steps", "solver")
     settings = Distillation.of(bundle, **{name: getattr(options, name) for name in names})
     rank, world = rank_and_world()
-    events = distil(bundle, options.out, settings, rank=rank, world=world, composite=options.composite)
+    events = distil(
+        bundle,
+        options.out,
+        settings,
+        rank=rank,
+        world=world,
+        composite=options.composite,
+        candidates=options.candidates,
+    )
     if rank == 0:
         print(f"β = {settings.beta:g}: {settings.beta_from}")
     try:
@@ -95,5 +108,5 @@ def _distil(options) -> None:
     if not (options.out / CARD).exists():
         return  # another process has still to finish, and will say so
     if options.parquet:
-        to_parquet(options.out, options.out.with_suffix(".parquet"))
+        to_parquet(options.out, parquet)
     print(f"written to {options.out}")

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from igds.bundle import load_bundle
@@ -15,6 +16,7 @@ from igds.distilled import read_image_folder, write_json, write_whole
 from igds.evaluation import (
     PRETRAINING,
     PROTOCOLS,
+    align,
     result_of,
     results_latex,
     results_markdown,
@@ -23,7 +25,7 @@ from igds.evaluation import (
     transfer,
     transfer_result_of,
 )
-from igds.networks import NETWORKS
+from igds.networks import NETWORKS, build_network
 
 EXAMPLES = """\
 examples:
@@ -71,23 +73,34 @@ def add(commands) -> None:
 def _evaluate(options) -> None:
     if bool(options.data) == bool(options.transfer):
         raise ValueError("name the real images with --data, or with --transfer those to fine-tune on")
-    if options.repeats < 1:
-        raise ValueError(f"--repeats must be at least 1, got {options.repeats}")
+    for name in ("repeats", "tests", "tiles", "iterations"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
     train = read_image_folder(options.folder)
     device = own_device(options.device)
+    if options.transfer:
+        own, test = (_real(options.transfer, split, train) for split in ("train", "test"))
+        test = align(test, own.classes)  # now, not after an hour of pretraining
+    else:
+        test, teacher = _real(options.data, options.split, train), _teacher(options, train, device)
+    channels, side = train.images.shape[1:3]
+    for network in options.network:
+        with torch.device("meta"):  # without weights: it is built to hear now if it cannot be
+            build_network(network, channels=channels, size=side, classes=len(train.classes))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     results = []
     for network in options.network:
         if options.transfer:
-            results.append(_transferred(options, network, train, device))
+            results.append(_transferred(options, network, train, own, test, device))
         else:
-            results.append(_evaluated(options, network, train, device))
+            results.append(_evaluated(options, network, train, test, teacher, device))
     table = results_markdown(results)
     print(table, end="")
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.out.with_suffix(".json"), results)
-        write_whole(options.out.with_suffix(".md"), table.encode())
-        write_whole(options.out.with_suffix(".tex"), results_latex(results).encode())
+        write_json(Path(f"{options.out}.json"), results)
+        write_whole(Path(f"{options.out}.md"), table.encode())
+        write_whole(Path(f"{options.out}.tex"), results_latex(results).encode())
         print(f"written to {options.out}.json, .md and .tex")
 
 
@@ -96,9 +109,21 @@ def _real(name: str, split: str, like: ImageSet) -> ImageSet:
     return load_images(name, None if split == "all" else split, size=side, channels=channels)
 
 
-def _evaluated(options, network: str, train: ImageSet, device: torch.device) -> dict:
-    test = _real(options.data, options.split, train)
-    teacher = load_bundle(options.teacher, device=device).classifier if options.teacher else None
+def _teacher(options, train: ImageSet, device: torch.device) -> nn.Module | None:
+    if not options.teacher:
+        return None
+    bundle = load_bundle(options.teacher, device=device)
+    if (bundle.classes, bundle.prior.shape) != (train.classes, train.images.shape[1:]):
+        raise ValueError(
+            f"the classifier of {bundle.name} is for other classes or another size than {options.folder}: name the "
+            "bundle that made the images"
+        )
+    return bundle.classifier
+
+
+def _evaluated(
+    options, network: str, train: ImageSet, test: ImageSet, teacher: nn.Module | None, device: torch.device
+) -> dict:
     curves = []
     for seed in range(options.repeats):
         events = train_network(
@@ -118,7 +143,7 @@ def _evaluated(options, network: str, train: ImageSet, device: torch.device) -> 
         curves.append(_followed(events, f"{network}, seed {seed}"))
     return result_of(
         curves,
-        images=options.folder.name,
+        images=options.folder.resolve().name,
         protocol=options.protocol,
         network=network,
         train=train,
@@ -127,8 +152,7 @@ def _evaluated(options, network: str, train: ImageSet, device: torch.device) -> 
     )
 
 
-def _transferred(options, name: str, train: ImageSet, device: torch.device) -> dict:
-    own, test = (_real(options.transfer, split, train) for split in ("train", "test"))
+def _transferred(options, name: str, train: ImageSet, own: ImageSet, test: ImageSet, device: torch.device) -> dict:
     how = {"device": device, "bfloat16": options.bfloat16, "compile": options.compile}
     curves = []
     for seed in range(options.repeats):
@@ -141,7 +165,7 @@ def _transferred(options, name: str, train: ImageSet, device: torch.device) -> d
         curves.append(_followed(events, f"{name}, seed {seed}, fine-tuning"))
     return transfer_result_of(
         curves,
-        images=options.folder.name,
+        images=options.folder.resolve().name,
         network=name,
         train=train,
         split=f"{options.transfer} test",

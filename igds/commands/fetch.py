@@ -27,9 +27,8 @@ def _fetch(options) -> None:
         print(f"{place(name, cache=cache)} is there already")
         return
     print(announcement(name, cache=cache), file=sys.stderr)
-    if SOURCES[name].size > LARGE and not options.yes:
-        if not sys.stdin.isatty() or input("Download it? [y/N] ").strip().lower() not in ("y", "yes"):
-            raise ValueError("nothing was downloaded: give --yes to go ahead")
+    if SOURCES[name].size > LARGE and not options.yes and not _agreed():
+        raise ValueError("nothing was downloaded: give --yes to go ahead")
     at_work = None
     with tqdm(unit="B", unit_scale=True) as progress:
         for event in fetch(name, cache=cache):
@@ -39,3 +38,11 @@ def _fetch(options) -> None:
                 progress.set_description(f"{event.stage} {event.file}")
             progress.update(event.done - progress.n)
     print(f"written to {place(name, cache=cache)}")
+
+
+def _agreed() -> bool:
+    """Whether whoever sits at the terminal says yes; nobody does where there is none."""
+    if not sys.stdin.isatty():
+        return False
+    print("Download it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,15 +1,39 @@
-"""A bundle that has been studied: the tiny one with a held-out estimator, its study and a recording."""
+"""A browser, and a bundle that has been studied: the tiny one with a held-out estimator, its study and a recording."""
+
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 
+from app import lessons
 from app.recording import record, write_recording
 from igds.bundle import load_bundle, save_bundle
 from igds.data import ImageSet
 from igds.estimator import VariationalEstimator
 from igds.plots import study_figure
+from igds.recipes import RECIPES
 from igds.runs import Run
 from igds.study import beta_study, measure_study, read_study, sample_study, write_study
+
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run "
+    "--disable-component-update --disable-quic"
+).split()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    assert path, (
+        f"the page is tested in a real browser: install one of {', '.join(names)} (Debian: apt install chromium)"
+    )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +67,18 @@ def recording_file(studied_bundle, tmp_path_factory):
     path = tmp_path_factory.mktemp("recording") / "tiny.json"
     write_recording(record(Run.of(studied_bundle, label="Square/box", seed=8), studied_bundle), path)
     return path
+
+
+@pytest.fixture
+def real(tiny_bundle, tmp_path, monkeypatch):
+    """Real images of the tiny bundle, where a system package would put them."""
+
+    def load(split, *, folder):
+        generator = torch.Generator().manual_seed(len(split))
+        images = torch.randint(256, (60, 1, 8, 8), dtype=torch.uint8, generator=generator)
+        return ImageSet(images, torch.arange(60) % 3, tiny_bundle.classes)
+
+    (tmp_path / "system" / "tiny").mkdir(parents=True)
+    monkeypatch.setattr(lessons, "SYSTEM", tmp_path / "system")
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["fashion-mnist"], load=load))
+    monkeypatch.setattr(lessons, "MOST_EPOCHS", 10)

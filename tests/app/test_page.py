@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,19 +16,16 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from app.explore_place import stage_of
 from app.session import Session, Studio
 from app.settings import checked, defaults
-from app.ui import LOOK, build, stage_of
+from app.ui import LOOK, build
 from igds.sampling import SOLVERS
 from igds.study import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run "
-    "--disable-component-update --disable-quic"
-).split()
 LONG = "?ipc=50&steps=100"
 PATIENCE = 60_000  # a limit against hanging, far above what anything takes
 
@@ -55,19 +51,6 @@ def address(tiny_bundle_path, tmp_path_factory):
             server.terminate()
             server.wait(30)
     assert "Traceback" not in log.read_text(), log.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    assert path, (
-        f"the page is tested in a real browser: install one of {', '.join(names)} (Debian: apt install chromium)"
-    )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Visitor:
