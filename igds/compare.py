@@ -24,8 +24,9 @@ import igds
 from igds.bundle import Bundle
 from igds.data import ImageSet, to_unit
 from igds.distil import Distillation, auto_beta, distil
-from igds.distilled import read_image_folder, write_json
+from igds.distilled import read_image_folder
 from igds.evaluation import PROTOCOLS, epochs_of, train_network
+from igds.files import write_json
 from igds.networks import build_network
 from igds.selection import contextual_scores, herding, k_center, random_subset, weighted_subset
 from igds.statistics import mean_and_error

@@ -24,7 +24,8 @@ from torch import Tensor
 import igds
 from igds.bundle import Bundle
 from igds.data import to_bytes, to_unit
-from igds.distilled import INDEX, write_class, write_index, write_json
+from igds.distilled import INDEX, write_class, write_index
+from igds.files import write_json
 from igds.rng import image_seeds
 from igds.runs import MAX_IPC, Run, class_folder, figures_of
 from igds.sampling import Step

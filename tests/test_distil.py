@@ -17,7 +17,8 @@ import torch
 from igds.bundle import load_bundle
 from igds.data import to_bytes, to_unit
 from igds.distil import Distillation, Progress, auto_beta, best_of, distil, tiled
-from igds.distilled import read_image_folder, write_json
+from igds.distilled import read_image_folder
+from igds.files import write_json
 from igds.rng import image_seeds
 from igds.runs import MAX_IPC, Run, figures_of
 from igds.sampling import sample

@@ -10,8 +10,8 @@ from igds.commands.distil import own_device, rank_and_world
 from igds.compare import COMPARISONS, SPLITS, compare, summarise, table_markdown
 from igds.datasets import load_images
 from igds.device import DEVICES
-from igds.distilled import write_json
 from igds.evaluation import PROTOCOLS
+from igds.files import write_json
 from igds.networks import NETWORKS
 
 EXAMPLES = """\

@@ -12,7 +12,7 @@ from igds.commands.distil import own_device
 from igds.data import ImageSet
 from igds.datasets import load_images
 from igds.device import DEVICES
-from igds.distilled import read_image_folder, write_json, write_whole
+from igds.distilled import read_image_folder
 from igds.evaluation import (
     PRETRAINING,
     PROTOCOLS,
@@ -25,6 +25,7 @@ from igds.evaluation import (
     transfer,
     transfer_result_of,
 )
+from igds.files import write_json, write_whole
 from igds.networks import NETWORKS, build_network
 
 EXAMPLES = """\
