@@ -79,9 +79,10 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         """What is new of a set, for a page that has version `have` and whose buttons stand as `known` says."""
         lesson = lessons.get(making.key)
         now = f"{making.born} {making.state} {lesson.version if lesson else ''}"
+        busy = making.is_busy or bool(lesson and lesson.is_busy)  # read first: else its end could go untold
         payload = making.since(have) | {
             "words": _state(making, distillery.workshop.ahead(making)),
-            "busy": making.is_busy or bool(lesson and lesson.is_busy),
+            "busy": busy,
             "known": now,
             "told": time.monotonic(),  # a page is not told what it knows already, and would not ask again
         }

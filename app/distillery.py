@@ -122,7 +122,7 @@ class Making(Job):
     def _take_in(self, label: int) -> None:
         """Read a finished class and ask the judges."""
         images = _read(self.folder, self._index()[label]["folder"])
-        reference = self.settings.run(self.bundle, label).reference
+        reference = reference_of(self.settings, self.bundle)
         with self.studio.turns:
             payload = {"label": label, "sheet": strip(images), **terms_of(self.bundle, images, label, reference)}
         self.at_work = None
@@ -163,9 +163,14 @@ class Making(Job):
         return f"igds-{self.bundle.name}-ipc{self.settings.ipc}-seed{self.settings.seed}.zip", buffer.getvalue()
 
 
+def reference_of(settings: Distillation, bundle: Bundle) -> str:
+    """What Ĥ is held against, as in card.json: a single image against the class, since its own mean says nothing."""
+    return "class" if settings.ipc == 1 else settings.run(bundle, 0).reference
+
+
 def about(settings: Distillation, bundle: Bundle) -> dict:
     """Title, classes and bounds of a set: what the page must know before its first image."""
-    reference = settings.run(bundle, 0).reference
+    reference = reference_of(settings, bundle)
     images = "1 image" if settings.ipc == 1 else f"{settings.ipc} images"
     return {
         "title": f"{images} of each class, β = {settings.beta:g}, seed {settings.seed}",
@@ -265,7 +270,7 @@ def _claimed(folder: Path, bundle: Bundle) -> Distillation:
         settings = {name: value for name, value in claim["settings"].items() if name in names}
         found = Distillation(**{**settings, "interval": tuple(settings["interval"])}, beta_from=claim["beta_from"])
         made_with = claim["bundle_sha256"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError):
         raise ValueError("the set on the server is damaged (distil.json): choose another seed") from None
     if made_with != bundle.checksum():
         raise ValueError("the set that this page made last was made with another bundle: Start makes a new one")

@@ -49,13 +49,14 @@ def verdict(lesson: Lesson) -> str:
     """The accuracies against each other, and how far one may trust them."""
     ours, real = (fmean(accuracy for _, accuracy in lesson.curves[name][-LAST:]) for name in NAMES)
     points = 100 * (ours - real)
-    change = f"{abs(points):.1f} points {'more' if points > 0 else 'fewer'} than" if round(points, 1) else "as is"
+    change = f"{abs(points):.1f} points {'more' if points > 0 else 'fewer'} than" if round(points, 1) else "as was"
     error = 100 * math.sqrt(ours * (1 - ours) / lesson.tested)
     return (
         f"Over its last {LAST} tests, the network that learned from the distilled set was right on "
         f"<b>{100 * ours:.1f} %</b> of {images(lesson.tested)}, {change} the one that learned from random real ones "
-        f"(<b>{100 * real:.1f} %</b>). With so few test images a share is known to ± {error:.1f} points, and one "
-        "training seed proves little: <code>igds compare</code> repeats it at full length."
+        f"(<b>{100 * real:.1f} %</b>). With so few test images a share is known to ± {error:.1f} points (one "
+        "standard error), and one set and one training seed prove little: <code>igds compare</code> repeats it at full "
+        "length."
     )
 
 

@@ -32,7 +32,7 @@ def _sentence(error: Exception) -> str:
         return str(error)
     place = error.filename or "the output folder"
     remedies = {
-        errno.ENOSPC: "is on a full disk: free some space or choose another place; nothing was kept",
+        errno.ENOSPC: "is on a full disk: free some space or choose another place",
         errno.ENOENT: "does not exist: check the path",
         errno.EACCES: "may not be written or read by you: choose another place",
         errno.EROFS: "is on a read-only disk: choose another place",

@@ -29,12 +29,12 @@ from igds.evaluation import PROTOCOLS, epochs_of, train_network
 from igds.files import write_json
 from igds.networks import build_network
 from igds.selection import contextual_scores, herding, k_center, random_subset, weighted_subset
-from igds.statistics import mean_and_error
+from igds.statistics import difference, mean_and_error
 from igds.verdict import information, judge
 
 CLAIM = "comparison.json"
 SPLITS = ("test", "validation")
-VALIDATION_PER_CLASS = 1000
+MOST_HELD_OUT = 1000  # images a class, and never more than a fifth of them
 SELECTIONS = ("random", "herding", "k-center", "weighted")
 BASELINES = {
     "random": {"select": "random"},
@@ -158,7 +158,8 @@ def compare(
         raise ValueError(f"rank must be between 0 and the number of processes less one, got {rank} of {world}")
     train, test = (_fitted(images, bundle) for images in (train, test))
     if comparison.split == "validation":
-        train, test = hold_out(train, VALIDATION_PER_CLASS)
+        fewest = int(torch.bincount(train.labels, minlength=len(train.classes)).min())
+        train, test = hold_out(train, min(MOST_HELD_OUT, max(1, fewest // 5)))
     if not len(test):
         raise ValueError("there are no images to test on: give another data set")
     _check(comparison, bundle, train)
@@ -225,6 +226,7 @@ def _check(comparison: Comparison, bundle: Bundle, train: ImageSet) -> None:
 
 def _claim(folder: Path, comparison: Comparison, bundle: Bundle, train: ImageSet, test: ImageSet) -> None:
     """Write down what `folder` holds, of which IPCs, networks and seeds may grow; ValueError for another comparison."""
+    uses_auto = any(how.get("beta") == "auto" for how in comparison.methods.values())
     identity = {
         "name": comparison.name,
         "methods": comparison.methods,
@@ -232,7 +234,7 @@ def _claim(folder: Path, comparison: Comparison, bundle: Bundle, train: ImageSet
         "protocol": comparison.protocol,
         "bundle_sha256": bundle.checksum(),
         "defaults": bundle.card["defaults"],
-        "auto_beta": bundle.card.get("auto_beta", {}).get("table"),
+        "auto_beta": bundle.card.get("auto_beta", {}).get("table") if uses_auto else None,
         "bfloat16": bundle.prior.bfloat16,
         "data_sha256": _checksum(train, test),
     }
@@ -448,47 +450,49 @@ def summary_of(records: list[dict]) -> list[dict]:
     """A row an IPC, network and method: final accuracy, its standard error, and its deviation over all networks.
 
     The error is over sets, each counting with the mean of its networks, since networks that learnt from one set are
-    not independent; where a method has a single set, it is over that set's networks. `against` holds the difference to
-    every other method, and its error, the root of both errors' squares; a single network has no error.
+    not independent; where a method has a single set, it is over that set's networks, and too small. `against` holds the
+    difference to every other method, its error, and the p of Welch's t-test on the same values.
     """
     groups: dict = {}
     for record in records:
         key = record["ipc"], record["network"], record["method"]
         groups.setdefault(key, {}).setdefault(record["seed"], []).append(record)
-    rows = [_row(*key, list(by_set.values())) for key, by_set in groups.items()]
-    for row in rows:
-        row["against"] = {
-            other["method"]: {
-                "mean": row["accuracy"]["mean"] - other["accuracy"]["mean"],
-                "standard_error": _joint_error(row["accuracy"], other["accuracy"]),
-            }
-            for other in rows
-            if other is not row and (other["ipc"], other["network"]) == (row["ipc"], row["network"])
+    return [
+        {
+            **_row(*key, by_set),
+            "against": {
+                method: difference(_values(by_set), _values(other))
+                for (ipc, network, method), other in groups.items()
+                if (ipc, network) == key[:2] and method != key[2]
+            },
         }
-    return rows
+        for key, by_set in groups.items()
+    ]
 
 
-def _row(ipc: int, network: str, method: str, sets: list[list[dict]]) -> dict:
-    every = [record["accuracy"] for records in sets for record in records]
-    means = [statistics.fmean(record["accuracy"] for record in records) for records in sets]
-    accuracy = mean_and_error(means if len(means) > 1 else every) | {"mean": statistics.fmean(every)}
+def _values(by_set: dict[int, list[dict]]) -> list[float]:
+    """What counts as one value each: the mean accuracy of a set's networks, or each network's of a single set."""
+    sets = [[record["accuracy"] for record in records] for records in by_set.values()]
+    return sets[0] if len(sets) == 1 else [statistics.fmean(values) for values in sets]
+
+
+def _row(ipc: int, network: str, method: str, by_set: dict[int, list[dict]]) -> dict:
+    every = [record["accuracy"] for records in by_set.values() for record in records]
     return {
         "ipc": ipc,
         "network": network,
         "method": method,
-        "accuracy": accuracy | {"deviation": statistics.stdev(every) if len(every) > 1 else None},
+        "accuracy": {
+            **mean_and_error(_values(by_set)),
+            "deviation": statistics.stdev(every) if len(every) > 1 else None,
+        },
         **{
-            measure: mean_and_error([records[0][measure] for records in sets])
+            measure: mean_and_error([records[0][measure] for records in by_set.values()])
             for measure in ("contextual", "recognised")
         },
-        "sets": len(sets),
+        "sets": len(by_set),
         "trainings": len(every),
     }
-
-
-def _joint_error(*figures: dict) -> float | None:
-    errors = [figure["standard_error"] for figure in figures]
-    return None if None in errors else math.hypot(*errors)
 
 
 def table_markdown(results: dict) -> str:

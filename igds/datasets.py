@@ -146,8 +146,11 @@ def _read_tiny_imagenet(path: Path, split: str, size: int, channels: int | None)
         if set(images.classes) != set(wnids):
             raise ValueError(f"{path / 'train'} has other classes than wnids.txt: fetch tiny-imagenet again")
         return _relabelled(images, wnids, names)
-    rows = (path / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
-    files, classes = zip(*((path / "val" / "images" / row.split("\t")[0], row.split("\t")[1]) for row in rows))
+    annotations = path / "val" / "val_annotations.txt"
+    rows = [row.split("\t") for row in annotations.read_text(encoding="utf-8").splitlines()]
+    if not rows or min(map(len, rows)) < 2:
+        raise ValueError(f"{annotations} does not list files and classes: fetch tiny-imagenet again")
+    files, classes = zip(*((path / "val" / "images" / row[0], row[1]) for row in rows))
     if not set(classes) <= set(wnids):
         raise ValueError(f"{path / 'val'} has other classes than wnids.txt: fetch tiny-imagenet again")
     images = read_pictures(((str(file), file) for file in files), len(files), size=size, channels=channels or 3)
@@ -157,7 +160,7 @@ def _read_tiny_imagenet(path: Path, split: str, size: int, channels: int | None)
 def _words(path: Path, wnids: list[str]) -> tuple[str, ...]:
     """The first of each class's names in words.txt, with its WordNet id where two classes share it."""
     lines = (path / "words.txt").read_text(encoding="utf-8").splitlines()
-    words = dict(line.split("\t", 1) for line in lines)
+    words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     return tuple(f"{name} ({wnid})" if names.count(name) > 1 else name for name, wnid in zip(names, wnids))
 
@@ -176,6 +179,8 @@ def _read_parquet(files: list[Path], size: int, channels: int | None) -> ImageSe
         labels = [label for file in files for label in parquet.read_table(file, columns=["label"])["label"].to_pylist()]
         if not labels:
             raise ValueError(f"{files[0]} has no rows: choose another split or get it again")
+        if strange := [label for label in labels if not isinstance(label, int | None)]:
+            raise ValueError(f"{files[0]} has labels that are no whole numbers ({strange[0]!r}): number the classes")
         classes = _class_names(schema.metadata, labels)
         if unknown := [label for label in labels if label not in range(len(classes))]:
             raise ValueError(f"{files[0].parent} has images without a class (label {unknown[0]}): choose another split")
@@ -202,7 +207,9 @@ def _parquet_pictures(files: list[Path]) -> Iterator[Named]:
         row = 0
         for batch in parquet.ParquetFile(file).iter_batches(64, columns=["image"]):
             for image in batch["image"].to_pylist():
-                content = image["bytes"] if isinstance(image, dict) else image
+                content = image.get("bytes") if isinstance(image, dict) else image
+                if not isinstance(content, bytes | None):
+                    raise ValueError(f"{file} has images that are no image files ({content!r}): store their bytes")
                 yield f"the image in row {row} of {file}", io.BytesIO(content or b"")
                 row += 1
 

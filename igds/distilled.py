@@ -128,7 +128,9 @@ def _pictures(folder: Path) -> list[Path]:
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
     )
     if not files:
         raise ValueError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}): put some there, or take the folder away")

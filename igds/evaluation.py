@@ -469,12 +469,15 @@ def results_markdown(results: Sequence[dict]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |\n" for row in rows)
 
 
-_LATEX = str.maketrans({letter: "\\" + letter for letter in "&%$#_{}"} | {"\\": r"\textbackslash{}"})
+_LATEX = str.maketrans(
+    {letter: "\\" + letter for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def results_latex(results: Sequence[dict]) -> str:
     """The same table in LaTeX, for the package booktabs."""
-    rows = [" & ".join(map(_escaped, _cells(result, r"\pm"))) + r" \\" for result in results]
+    rows = [" & ".join(_cells(_escaped(result), r"\pm")) + r" \\" for result in results]
     head = " & ".join(_COLUMNS) + r" \\"
     lines = [rf"\begin{{tabular}}{{{'l' * len(_COLUMNS)}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}", ""])
@@ -492,5 +495,5 @@ def _accuracy(value: dict[str, float | None], plus_minus: str) -> str:
     return f"${text}$" if plus_minus.startswith("\\") else text
 
 
-def _escaped(cell: str) -> str:
-    return cell if cell.startswith("$") else cell.translate(_LATEX)
+def _escaped(result: dict) -> dict:
+    return {name: value.translate(_LATEX) if isinstance(value, str) else value for name, value in result.items()}

@@ -1,5 +1,6 @@
 """Studies and comparisons as figures. Imports matplotlib, so nothing else of the library imports this."""
 
+import itertools
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -72,29 +73,32 @@ def _panel(axis, table: dict, ipc: int, guided: list[str], measure: str) -> None
 
 
 def comparison_figure(results: dict, path: Path) -> None:
-    """Write a PNG of a comparison, a panel an IPC: the accuracy of each method, a curve where methods are a sweep.
+    """Write a PNG of a comparison, a row a network, a panel an IPC: accuracy by method, or along a sweep.
 
     A sweep of β has β beneath it, one of α the contextual information of its subsets; other methods are lines across.
     Error bars are one standard error over sets on either side.
     """
     sweep = [name for name in results["methods"] if name.startswith(("β = ", "α = "))]
-    network, ipcs = results["networks"][0], results["ipcs"]
-    rows = {(row["ipc"], row["method"]): row for row in results["summary"] if row["network"] == network}
-    figure = Figure(figsize=(4.2 * len(ipcs), 4.0), dpi=110, facecolor="white", layout="constrained")
+    networks, ipcs = results["networks"], results["ipcs"]
+    table = {(row["network"], row["ipc"], row["method"]): row for row in results["summary"]}
+    size = (4.2 * len(ipcs), 3.4 * len(networks) + 0.6)
+    figure = Figure(figsize=size, dpi=110, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    for ipc, axis in zip(ipcs, figure.subplots(1, len(ipcs), squeeze=False)[0]):
-        axis.set_title(f"IPC {ipc}, {results['epochs'][str(ipc)]} epochs", fontsize=11)
+    panels = itertools.product(networks, ipcs)
+    for (network, ipc), axis in zip(panels, figure.subplots(len(networks), len(ipcs), squeeze=False).flat):
+        rows = {name: table[network, ipc, name] for name in results["methods"]}
+        axis.set_title(f"{network}, IPC {ipc}, {results['epochs'][str(ipc)]} epochs", fontsize=11)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylabel("accuracy (%)")
         if sweep:
-            _sweep(axis, {name: rows[ipc, name] for name in sweep}, {n: rows[ipc, n] for n in results["methods"]})
+            _sweep(axis, {name: rows[name] for name in sweep}, rows)
         else:
-            _methods(axis, {name: rows[ipc, name] for name in results["methods"]})
+            _methods(axis, rows)
     if sweep:
         handles, labels = axis.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle(
-        f"{results['bundle']}: {network}, protocol {results['protocol']}, {results['split']} split\n"
+        f"{results['bundle']}: protocol {results['protocol']}, {results['split']} split\n"
         f"sets: {len(results['generation_seeds'])}, networks for each: {len(results['training_seeds'])}, "
         "± one standard error",
         fontsize=11,

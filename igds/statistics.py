@@ -1,5 +1,6 @@
-"""What a handful of seeds can say: means with their standard errors, and paired tests."""
+"""What a handful of seeds can say: means with their standard errors, and tests of their differences."""
 
+import math
 import statistics
 
 from scipy import stats
@@ -9,6 +10,17 @@ def mean_and_error(values: list[float]) -> dict[str, float | None]:
     """The mean and its standard error; no error for a single value."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "standard_error": error}
+
+
+def difference(one: list[float], other: list[float]) -> dict[str, float | None]:
+    """The difference of two means, its standard error, and the p of Welch's two-sided t-test.
+
+    Of values that were drawn independently. A single value on either side gives no error, and equal values no p.
+    """
+    errors = [mean_and_error(values)["standard_error"] for values in (one, other)]
+    error = None if None in errors else math.hypot(*errors)
+    p = float(stats.ttest_ind(one, other, equal_var=False).pvalue) if error else None
+    return {"mean": statistics.fmean(one) - statistics.fmean(other), "standard_error": error, "p": p}
 
 
 def paired_difference(one: dict[int, float], other: dict[int, float]) -> dict[str, float | None]:

@@ -300,6 +300,7 @@ def test_data_without_splits_is_tested_as_a_whole(distilled, real, tmp_path, cap
         (["--repeats", -2], "--repeats must be at least 1, got -2"),
         (["--tests", 0], "--tests must be at least 1, got 0"),
         (["--tiles", 0], "--tiles must be at least 1, got 0"),
+        (["--tiles", 2], "--tiles belongs to --protocol rded"),
         (["--iterations", 0], "--iterations must be at least 1, got 0"),
         (["--epochs", 0], "epochs must be at least 1, got 0"),
         (["--epochs", -1], "epochs must be at least 1, got -1"),
@@ -377,6 +378,12 @@ def test_transfer_pretrains_on_the_set_and_tests_elsewhere(distilled, real, tmp_
     (result,) = json.loads((tmp_path / "out.json").read_text())
     assert (result["protocol"], result["split"], result["epochs"]) == ("appendix G", f"{other} test", 2)
     assert "| appendix G |" in capsys.readouterr().out
+
+
+def test_transfer_refuses_what_it_would_not_heed(distilled, real, capsys):
+    for ignored in (("--protocol", "minimax"), ("--teacher", "fashion-mnist"), ("--split", "all")):
+        status = run("evaluate", distilled, "--transfer", real, *ignored)
+        assert "--transfer has a protocol and splits of its own" in refused(capsys, status)
 
 
 def test_transfer_to_splits_of_different_classes_is_refused_before_pretraining(distilled, tmp_path, capsys):

@@ -136,6 +136,14 @@ def test_a_split_with_a_class_that_wnids_txt_lacks_is_named(tiny_imagenet, split
     assert str(tiny_imagenet) in sentence(raised)
 
 
+@pytest.mark.parametrize("rows", ["", "val_0.JPEG\n"])
+def test_annotations_of_tiny_imagenet_that_are_cut_off_are_named(tiny_imagenet, rows):
+    (tiny_imagenet / "val" / "val_annotations.txt").write_text(rows)
+    with pytest.raises(ValueError, match="does not list files and classes") as raised:
+        load_images(tiny_imagenet, "test", size=8)
+    assert str(tiny_imagenet) in sentence(raised)
+
+
 @pytest.fixture
 def imagewoof(tmp_path, monkeypatch):
     """Fetched: in the cache, as fastai's archive has it."""
@@ -256,10 +264,12 @@ def test_a_picture_has_the_same_pixels_in_parquet_and_in_a_folder(tmp_path, chan
         (table(painted(0), [-1], ["ant"]), "label -1"),
         (table(painted(0), [1], ["ant"]), "label 1"),
         (table(painted(0, 1), [0, None], ["ant"]), "label None"),
+        (table([None], [0]).set_column(0, "image", pa.array(["a.png"])), "no image files .'a.png'."),
+        (table(painted(0), ["ant"]), "no whole numbers .'ant'."),
         (table(painted(0), [0]).drop_columns("label"), "no column label"),
         (table([], []), "no rows"),
     ],
-    ids=["text", "cut", "nothing", "secret", "beyond", "unlabelled", "column", "empty"],
+    ids=["text", "cut", "nothing", "secret", "beyond", "unlabelled", "path", "words", "column", "empty"],
 )
 def test_parquet_that_cannot_be_used_is_named_in_one_sentence(tmp_path, content, said):
     parquet.write_table(content, tmp_path / "a.parquet")

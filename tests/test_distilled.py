@@ -173,6 +173,16 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, content):
     assert "\n" not in str(raised.value)
 
 
+def test_what_is_hidden_is_no_picture_of_the_set(tmp_path):
+    write_set(tmp_path)
+    whole = read_image_folder(tmp_path)
+    for hidden in (".checkpoints/0000.png", "._0000.png"):
+        path = tmp_path / "0001_bag" / hidden
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((tmp_path / "0001_bag" / "0000.png").read_bytes())
+    assert torch.equal(read_image_folder(tmp_path).labels, whole.labels)
+
+
 def test_a_class_without_pictures_is_named(tmp_path):
     write_set(tmp_path)
     for path in (tmp_path / "0001_bag").iterdir():

@@ -368,3 +368,5 @@ def test_tables_show_per_cent_and_escape_what_their_language_would_take_for_its_
     latex = results_latex([result()])
     assert r"IGDS \& co, 50\%" in latex and r"$55.0 \pm 7.1$ & $50.0 \pm 14.1$ \\" in latex
     assert latex.startswith(r"\begin{tabular}{lllllllllll}") and latex.endswith("\\end{tabular}\n")
+    named = results_latex([result() | {"images": "$5 ~ a^b"}])
+    assert r"\$5 \textasciitilde{} a\textasciicircum{}b & " in named

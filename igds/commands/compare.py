@@ -22,11 +22,12 @@ examples:
       accuracy against β for each IPC (figure 5), on images held out of the training set
   python -m igds compare subsets
       accuracy against the contextual information of real subsets (figure 2)
-  accelerate launch --num_processes 2 -m igds compare
-      the sets spread over two processes
+  accelerate launch --multi_gpu --num_processes 2 -m igds compare
+      the sets spread over two processes and their GPUs, if any
 
 A comparison that was stopped goes on with the same command. Its sets stay in --work.
 """
+FIRST_SEED_OF_SWEEPS = 100
 
 
 def add(commands) -> None:
@@ -74,10 +75,12 @@ def _compare(options) -> None:
     device = own_device(options.device)
     bundle = load_bundle(options.bundle, device=device)
     bundle.prior.bfloat16 = options.bfloat16
+    first = 0 if options.name == "baselines" else FIRST_SEED_OF_SWEEPS
     size = {
         "ipcs": tuple(options.ipc),
         "networks": tuple(options.networks),
-        "generation_seeds": tuple(range(options.generation_seeds)),
+        # Settings are chosen on other sets than those that are tested with them afterwards.
+        "generation_seeds": tuple(range(first, first + options.generation_seeds)),
         "training_seeds": tuple(range(options.repeats)),
         "protocol": options.protocol,
         "epochs": dict(zip(options.ipc, options.epochs)) if options.epochs else None,

@@ -77,6 +77,10 @@ def _evaluate(options) -> None:
     for name in ("repeats", "tests", "tiles", "iterations"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.tiles > 1 and options.protocol != "rded":
+        raise ValueError("--tiles belongs to --protocol rded: ask for that, or leave it out")
+    if options.transfer and (options.protocol != "paper" or options.teacher or options.split != "test"):
+        raise ValueError("--transfer has a protocol and splits of its own: leave out --protocol, --teacher and --split")
     train = read_image_folder(options.folder)
     device = own_device(options.device)
     if options.transfer:
@@ -96,12 +100,12 @@ def _evaluate(options) -> None:
             results.append(_transferred(options, network, train, own, test, device))
         else:
             results.append(_evaluated(options, network, train, test, teacher, device))
-    table = results_markdown(results)
-    print(table, end="")
+        if options.out:  # after each network: what the next one runs into costs nothing
+            write_json(Path(f"{options.out}.json"), results)
+            write_whole(Path(f"{options.out}.md"), results_markdown(results).encode())
+            write_whole(Path(f"{options.out}.tex"), results_latex(results).encode())
+    print(results_markdown(results), end="")
     if options.out:
-        write_json(Path(f"{options.out}.json"), results)
-        write_whole(Path(f"{options.out}.md"), table.encode())
-        write_whole(Path(f"{options.out}.tex"), results_latex(results).encode())
         print(f"written to {options.out}.json, .md and .tex")
 
 

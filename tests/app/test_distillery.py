@@ -91,6 +91,17 @@ def test_the_terms_of_the_images_average_to_the_figures_of_their_class(distiller
         assert made["taken_for"].count(made["label"]) / ipc == pytest.approx(made["figures"]["accuracy"], abs=1e-3)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("ipc", [1, 3])
+def test_the_figures_of_a_class_are_those_of_the_card(distillery, ipc, beta):
+    making = finished(distillery, ipc=ipc, beta=beta)
+    card = json.loads((making.folder / "card.json").read_text())
+    for label, (_, made) in making.made.items():
+        assert made["figures"] == pytest.approx(
+            {name: card["classes"][label][name] for name in made["figures"]}, abs=1e-4
+        )
+
+
 def test_one_image_a_class_has_no_bound_of_its_contextual_information(distillery):
     assert finished(distillery, ipc=1).since(0)["about"]["bounds"] == {"prototype": math.log(3), "contextual": None}
 
