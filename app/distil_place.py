@@ -15,6 +15,7 @@ from app.lessons import Lesson, real_folder
 from app.settings import MAX_IPC, beta_range, defaults, random_seed_limit
 from igds.bundle import Bundle
 from igds.distil import auto_beta
+from igds.files import sentence_of
 
 FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.querySelector('#distil-fetch').click())"
 ZIP, NO_ZIP = "Download ZIP", "ZIP: finished sets only"
@@ -111,7 +112,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
                 making = distillery.find(key or "")
                 action(making)
             except (ValueError, OSError) as error:
-                return {notice: _notice(str(error))}
+                return {notice: _notice(sentence_of(error))}
             return seen(making) | {notice: ""}
 
         return handler
@@ -120,7 +121,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         try:
             making = distillery.start(wanted(bundle, ipc=ipc, beta="auto" if auto else beta, seed=seed))
         except (ValueError, OSError) as error:
-            return {notice: _notice(str(error))}
+            return {notice: _notice(sentence_of(error))}
         there = "This set is there already: the same settings give the same images." if making.is_finished else ""
         return seen(making) | {notice: _notice(there, calm=True) if there else ""}
 
@@ -148,7 +149,14 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         except (ValueError, OSError) as error:
             gone = _idle(bundle, values["ipc"], "auto", values["seed"]) | {"kind": "gone"}
             idle = gr.Button(interactive=False)
-            return {stage: gone, notice: _notice(str(error)), memory: "", stop: idle, resume: idle, archive: idle}
+            return {
+                stage: gone,
+                notice: _notice(sentence_of(error)),
+                memory: "",
+                stop: idle,
+                resume: idle,
+                archive: idle,
+            }
         have = int(event.have) if event.born == making.born else 0
         return seen(making, have, str(event.known))
 
@@ -190,7 +198,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         try:
             return str(downloads.put(*distillery.find(key or "").zip_of()))
         except (ValueError, OSError) as error:
-            raise gr.Error(words.as_sentence(str(error)), print_exception=False) from None
+            raise gr.Error(words.as_sentence(sentence_of(error)), print_exception=False) from None
 
     archive.click(make, memory, fetch, **quick).success(None, None, None, js=FETCH)
 

@@ -1,5 +1,6 @@
-"""Files that are there whole or not at all, whatever stops who writes them."""
+"""Files that are there whole or not at all, whatever stops who writes them; and what to say where they cannot be."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -28,3 +29,17 @@ def write_through(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def sentence_of(error: Exception) -> str:
+    """What to tell a user: the error's own words, and of what the system says, which file and what to do."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    place = error.filename or "the output folder"
+    remedies = {
+        errno.ENOSPC: "is on a full disk: free some space or choose another place",
+        errno.ENOENT: "does not exist: check the path",
+        errno.EACCES: "may not be written or read by you: choose another place",
+        errno.EROFS: "is on a read-only disk: choose another place",
+    }
+    return f"{place} {remedies.get(error.errno, f'cannot be used ({error.strerror}): choose another place')}"
