@@ -507,7 +507,6 @@ def test_the_processes_of_a_launcher_share_a_comparison(learnt_bundle_path, real
         (["beta", "--betas", -1, "--split", "test"], "beta must be"),
         (["beta", "--betas", "nan", "--split", "test"], "beta must be"),
         (["subsets", "--alphas", "inf", "--split", "test"], "alpha must be a finite number"),
-        (["subsets"], "class Circle has 20 images, too few to hold out 1000 for validation"),
         (["--bundle", "nope"], "fashion-mnist"),
         (["--data", "nowhere"], "nowhere is no folder, no parquet file and no data set's name"),
     ],
