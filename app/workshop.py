@@ -3,6 +3,7 @@
 import atexit
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ PARTING_SECONDS = 5.0
 
 
 @dataclass(eq=False)
-class Job:
+class Job(ABC):
     """What one job has to show. `version` grows with every change, so that a page can ask for what is new to it.
 
     `said` is the sentence of a job that failed.
@@ -30,9 +31,9 @@ class Job:
     def is_busy(self) -> bool:
         return self.state in ("waiting", "running")
 
+    @abstractmethod
     def work(self, stopping: threading.Event) -> bool:
         """Do all of it, or what can be done until `stopping` is set; whether it is complete."""
-        raise NotImplementedError
 
     def tell(self, error: Exception) -> str:
         """An error that a visitor can act on, as a sentence."""

@@ -164,7 +164,6 @@ def test_two_processes_make_what_one_does(tiny_bundle_path, whole, tmp_path):
 
 
 def test_two_processes_of_accelerate_make_what_one_does(tiny_bundle_path, whole, tmp_path):
-    pytest.importorskip("accelerate")
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys\nfrom tests.test_distil import work\n"

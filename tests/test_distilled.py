@@ -223,7 +223,8 @@ def test_what_is_no_folder_of_classes_is_refused(tmp_path):
 @pytest.fixture
 def hugging_face(tmp_path, monkeypatch):
     """`load_dataset`, without a network and with a cache of its own."""
-    datasets = pytest.importorskip("datasets")
+    import datasets  # takes seconds
+
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     datasets.disable_progress_bars()
 
@@ -253,7 +254,6 @@ def test_hugging_face_takes_no_class_for_a_split(tmp_path, hugging_face):
 
 
 def test_parquet_brings_the_class_names_to_hugging_face(tmp_path, hugging_face):
-    pytest.importorskip("pyarrow")
     expected = write_set(tmp_path / "set")
     to_parquet(tmp_path / "set", tmp_path / "train.parquet")
     assert same(hugging_face("parquet", data_files=str(tmp_path / "train.parquet")), expected)

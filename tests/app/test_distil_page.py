@@ -33,7 +33,8 @@ def brake(monkeypatch):
     """Cleared, it holds every distillation between two steps: the tiny bundle's are over in a moment."""
     free, strip = threading.Event(), app.distillery.strip
     free.set()
-    monkeypatch.setattr(app.distillery, "strip", lambda images: free.wait(PATIENCE / 1000) and strip(images))
+    free.seconds = PATIENCE / 1000
+    monkeypatch.setattr(app.distillery, "strip", lambda images: (free.wait(free.seconds), strip(images))[1])
     yield free
     free.set()
 
@@ -97,8 +98,10 @@ def test_classes_fill_in_live_and_the_zip_has_them(visit, brake):
     brake.clear()
     visitor.start(ipc=6, seed=11).until("set.state === 'running'")
     expect(visitor.page.locator("#distil-start")).to_be_disabled()
-    brake.set()
+    brake.seconds = 0.2  # slow enough to be seen
+    brake.set(), brake.clear()
     visitor.page.wait_for_function("document.querySelector('.set .what').textContent.endsWith(', at work')")
+    brake.set()
     visitor.finish()
     expect(visitor.page.locator(".set .what")).to_have_text("Pick an image or a class")
     assert visitor.page.inner_text(".set .title") == "6 images of each class, β = 0.5, seed 11"
