@@ -1,5 +1,8 @@
 """Small real parts: the same classes as in production, randomly initialised and a few pixels wide."""
 
+import importlib
+import sys
+
 import pytest
 import torch
 
@@ -50,6 +53,22 @@ def tiny_estimator(classes: int = 3, seed: int = 2) -> VariationalEstimator:
 @pytest.fixture(scope="session", name="randomise")
 def randomise_fixture():
     return randomise
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    """torchvision of any build: one for another torch lacks two detection operators, which no network here uses."""
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError:
+        operators = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        module = importlib.import_module("torchvision")
+        module.operators = operators  # they last as long as this object
+        return module
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -152,8 +152,7 @@ def test_without_a_working_torchvision_its_networks_are_refused(broken, tmp_path
         ("swin_t", 27_527_044),
     ],
 )
-def test_networks_of_torchvision_are_as_published_and_take_small_grey_images(name, count):
-    pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
+def test_networks_of_torchvision_are_as_published_and_take_small_grey_images(torchvision, name, count):
     network = seeded(name, size=32, classes=10).eval()
     assert parameters(network) == count
     assert isinstance(network.head, nn.Linear)
