@@ -38,7 +38,10 @@ _FASHION_MNIST_SHA256 = {  # of the decompressed files, since an archive can be 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """`images` (N, C, H, W) uint8, `labels` (N,) int64, and the name of every class in label order."""
+    """`images` (N, C, H, W) uint8, `labels` (N,) int64, and the name of every class in label order.
+
+    Points (N, D) float32 may stand for images where no bytes are needed: in the laboratory.
+    """
 
     images: Tensor
     labels: Tensor
@@ -57,8 +60,8 @@ class ImageSet:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+    """uint8 images to float32 in [-1, 1]; what is floating point already (points) as it is."""
+    return images if images.is_floating_point() else images.float() / 127.5 - 1
 
 
 def to_bytes(x: Tensor) -> Tensor:

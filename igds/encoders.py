@@ -68,8 +68,35 @@ class Encoder(nn.Module):
         self.project = nn.Linear(config.widths[-1], config.features)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.project(self.trunk(x).mean(dim=(2, 3)))
-        return F.normalize(features - features.mean(dim=1, keepdim=True), dim=1)
+        return _unit(self.project(self.trunk(x).mean(dim=(2, 3))))
+
+
+@dataclass(frozen=True)
+class PointEncoderConfig:
+    """A multilayer perceptron on points of `dimension` numbers; `features` is d, the length of f(x)."""
+
+    dimension: int
+    widths: tuple[int, ...] = (128, 128)
+    features: int = 32
+
+
+class PointEncoder(nn.Module):
+    """f: points (n, D) to (n, d), of zero mean over d and unit length, as `Encoder` does with images."""
+
+    def __init__(self, config: PointEncoderConfig):
+        super().__init__()
+        self.config = config
+        sizes = (config.dimension, *config.widths)
+        layers = [layer for pair in zip(sizes, sizes[1:]) for layer in (nn.Linear(*pair), nn.ReLU())]
+        self.trunk = nn.Sequential(*layers)
+        self.project = nn.Linear(sizes[-1], config.features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _unit(self.project(self.trunk(x)))
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features - features.mean(dim=1, keepdim=True), dim=1)
 
 
 def smooth(network: nn.Module) -> None:

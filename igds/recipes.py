@@ -11,6 +11,7 @@ from torch import Tensor
 from igds.augmentation import classifier_view, contrastive_view
 from igds.classifiers import ImageClassifier
 from igds.data import ImageSet, fashion_mnist
+from igds.datasets import load_images
 from igds.encoders import Encoder, EncoderConfig
 from igds.estimator import VariationalEstimator
 from igds.priors.unet import UNetConfig, UNetPrior
@@ -68,7 +69,8 @@ class Recipe:
     """A bundle before it is trained. `defaults` and `beta_range` are what the card will offer its users.
 
     `auto_beta`, if there is one, is their table of β by IPC, and how it was found.
-    `contrastive` has the training of "estimator", whose gradient guides, and of "held_out", which only judges.
+    `contrastive` has the training of "estimator", whose gradient guides, and of "held_out", which only judges. With
+    `flip`, the prior sees every image mirrored too.
     """
 
     title: str
@@ -84,6 +86,7 @@ class Recipe:
     defaults: dict
     beta_range: tuple[float, float]
     auto_beta: dict | None = None
+    flip: bool = False
 
     def training(self, part: str, data: ImageSet, *, folder: Path, images: int | None = None, **options) -> Training:
         """The resumable training of one part, a key of `budgets`; its checkpoint is `folder`/`part`.pt."""
@@ -107,7 +110,7 @@ class Recipe:
 
     def _objective(self, part: str):
         if part == "prior":
-            return PriorObjective(UNetPrior(self.prior))
+            return PriorObjective(UNetPrior(self.prior), flip=self.flip)
         if part == "classifier":
             return ClassifierObjective(ImageClassifier(self.classifier, self.prior.num_classes), classifier_view)
         return self.contrastive[part].objective(
@@ -123,6 +126,11 @@ class Recipe:
 
         views = noisy if training.noise_share else None
         return train_linear_classifier(encoder, data, tau=self.tau, views=views, seed=training.seed)
+
+
+def imagenette(split: str, *, folder: Path | None = None, size: int) -> ImageSet:
+    """ImageNette in RGB at `size`×`size` pixels, from `folder` or from where `fetch imagenette-160` puts it."""
+    return load_images(folder or "imagenette-160", split, size=size, channels=3)
 
 
 RECIPES = {
@@ -174,5 +182,51 @@ RECIPES = {
             "table": [[1, 0.0], [10, 1.0]],
             "how": "the β from which networks learnt best on images held out of the training set, by `compare beta`",
         },
+    ),
+    "imagenette-32": Recipe(
+        title="ImageNette, 32×32 photographs",
+        source="ImageNette, fast.ai: ten classes of ImageNet (Howard 2019)",
+        license="weights: MIT; photographs: ImageNet's terms, for research",
+        load=partial(imagenette, size=32),
+        prior=UNetConfig(
+            image_size=32,
+            channels=3,
+            num_classes=10,
+            num_channels=64,
+            num_res_blocks=1,
+            channel_mult="1,2,2",
+            attention_resolutions="8",
+            num_head_channels=32,
+            use_scale_shift_norm=True,
+            space_to_depth=2,
+            prediction="v",
+            noise_schedule="cosine",
+        ),
+        encoder=EncoderConfig(channels=3, widths=(48, 96, 192)),
+        classifier=EncoderConfig(channels=3, widths=(48, 96, 192)),
+        budgets={
+            "prior": Budget(images=600_000, batch_size=64, learning_rate=5e-4, decay=0.4),
+            "estimator": Budget(images=500_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+            "held_out": Budget(images=400_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+            "classifier": Budget(images=500_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+        },
+        contrastive={
+            "estimator": Contrastive(tau=0.2, label_weight=1.0, noise_share=0.6, noise_limit=0.7, area=(0.35, 1.0)),
+            "held_out": Contrastive(tau=0.2, label_weight=1.0, area=(0.45, 1.0), strength=0.2, seed=1),
+        },
+        tau=0.03,
+        defaults={
+            "ipc": 4,
+            "beta": 2.0,
+            "eta": 12.0,
+            "steps": 25,
+            "solver": "dpmpp_2m_sde",
+            "reference": "batch",
+            "at": "x_prev",
+            "scaling": "variance",
+            "interval": [0.0, 0.8],
+        },
+        beta_range=(0.0, 3.0),
+        flip=True,
     ),
 }

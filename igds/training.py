@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from igds.augmentation import random_flip
 from igds.classifiers import ImageClassifier
 from igds.data import ImageSet, to_unit
 from igds.device import has_fast_bfloat16
@@ -39,15 +40,19 @@ class TrainingEvent:
 
 
 class PriorObjective(nn.Module):
-    """Denoising: the mean squared error of the network's own target (ε or v) at a uniform random t."""
+    """Denoising: the mean squared error of the network's own target (ε or v) at a uniform random t.
 
-    def __init__(self, prior: UNetPrior, *, ema: float = 0.9995):
+    With `flip`, half of the images are mirrored left to right: right for photographs, wrong for letters.
+    """
+
+    def __init__(self, prior: UNetPrior, *, ema: float = 0.9995, flip: bool = False):
         super().__init__()
         if prior.config.learn_sigma:
             raise ValueError(
                 "train prior fits x̃0 only: set learn_sigma to false (a checkpoint that has it can be sampled)"
             )
         self.network = prior
+        self.flip = flip
 
         def warmed_up(averaged, current, count):
             count = int(count)
@@ -59,6 +64,8 @@ class PriorObjective(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         x0 = to_unit(images)
+        if self.flip:
+            x0 = random_flip(x0, generator)
         device = x0.device
         t = torch.randint(len(self.alpha_bars), (len(x0),), generator=generator, device=device)
         noise = torch.randn(x0.shape, generator=generator, device=device)
@@ -273,14 +280,14 @@ class Training:
 
 
 def add_noise(x: Tensor, schedule: Schedule, generator: torch.Generator, *, share: float, limit: float) -> Tensor:
-    """A random `share` of the images x (n, C, H, W) made x_t at a uniform t below `limit`·T; the rest as they are."""
+    """A random `share` of x (n, ...), images or points, made x_t at a uniform t below `limit`·T; the rest as they are."""
     if not share:
         return x
     n, device = len(x), x.device
     noisy = torch.rand(n, generator=generator, device=device) < share
     t = torch.randint(int(limit * len(schedule)), (n,), generator=generator, device=device)
     alpha_bars = torch.tensor(schedule.alpha_bars, dtype=torch.float32, device=device)
-    alpha_bar = torch.where(noisy, alpha_bars[t], 1.0)[:, None, None, None]
+    alpha_bar = torch.where(noisy, alpha_bars[t], 1.0).view(-1, *[1] * (x.ndim - 1))
     return alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * torch.randn(x.shape, generator=generator, device=device)
 
 

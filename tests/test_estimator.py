@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from igds.data import ImageSet, to_unit
-from igds.encoders import Encoder, EncoderConfig, smooth
+from igds.encoders import Encoder, EncoderConfig, PointEncoder, PointEncoderConfig, smooth
 from igds.estimator import VariationalEstimator, estimate
 
 CONFIG = EncoderConfig(channels=1, widths=(8, 16), space_to_depth=2, features=16)
@@ -53,6 +53,14 @@ def test_encoder_output_has_zero_mean_and_unit_norm(seed, is_smooth):
     assert features.shape == (6, 16)
     torch.testing.assert_close(features.mean(1), torch.zeros(6), rtol=0, atol=1e-6)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(6))
+
+
+def test_point_encoder_output_has_zero_mean_and_unit_norm_whatever_its_depth():
+    for widths in ((8,), (16, 8, 8)):
+        features = PointEncoder(PointEncoderConfig(2, widths, features=5))(torch.randn(7, 2))
+        assert features.shape == (7, 5)
+        torch.testing.assert_close(features.mean(1), torch.zeros(7), atol=1e-6, rtol=0)
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(7))
 
 
 def test_encoder_looks_at_one_image_at_a_time():

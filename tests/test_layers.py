@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "measures": {"classifiers", "data"},
     "estimator": {"information", "encoders", "data"},
     "sampling": BASE | {"priors.base", "estimator"},
-    "training": BASE | PRIORS | {"estimator", "encoders", "classifiers", "data", "device", "files"},
+    "training": BASE | PRIORS | {"augmentation", "estimator", "encoders", "classifiers", "data", "device", "files"},
     "bundle": PRIORS | {"estimator", "encoders", "classifiers"},
     "verdict": {"bundle", "data", "estimator", "information", "measures"},
     "runs": {"bundle", "data", "rng", "sampling", "verdict", ""},

@@ -246,6 +246,23 @@ def test_prior_loss_of_an_untrained_network_is_the_targets_mean_square(prior):
     assert float(loss.detach()) == pytest.approx(float(target.square().mean()), rel=1e-5)
 
 
+def test_flipping_shows_the_prior_every_image_and_its_mirror_image_alike(prior):
+    image = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8)
+    images, labels = image.repeat(64, 1, 1, 1), torch.zeros(64, dtype=torch.long)
+    targets = []
+    for flip in (False, True):
+        objective = PriorObjective(prior, flip=flip)
+        shown = []
+        objective.network.target = lambda x0, *_, shown=shown: shown.append(x0) or torch.zeros(())
+        objective(images, labels, torch.Generator().manual_seed(0))
+        del objective.network.target
+        targets.append(shown[0])
+    assert torch.equal(targets[0], to_unit(images))
+    mirrored = (targets[1] == targets[0].flip(-1)).flatten(1).all(1)
+    same = (targets[1] == targets[0]).flatten(1).all(1)
+    assert (mirrored ^ same).all() and 16 < mirrored.sum() < 48
+
+
 def test_the_average_warms_up_from_the_first_weights(prior):
     objective = PriorObjective(prior, ema=0.9995)
     parameter, average = next(objective.network.parameters()), next(objective.result.parameters())
