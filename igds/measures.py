@@ -7,6 +7,7 @@ from torch import Tensor
 
 from igds.classifiers import ImageClassifier
 from igds.data import to_unit
+from igds.information import entropy
 
 
 @torch.no_grad()
@@ -96,6 +97,19 @@ def out_of_range(images: Tensor, low: Tensor, high: Tensor, *, tolerance: int = 
     """
     images, low, high = (value.to(torch.int16) for value in (images, low, high))
     return float(((images < low - tolerance) | (images > high + tolerance)).float().mean())
+
+
+def border_entropy(images: Tensor, *, bins: int = 32) -> Tensor:
+    """Entropy (n,), in nats, of the grey levels in the outer eighth of uint8 images (n, C, H, W), on every side.
+
+    A measure of the background: 0 where it is plain, at most log `bins` where every level is equally frequent.
+    """
+    height, width = images.shape[-2:]
+    frame = torch.ones(height, width, dtype=torch.bool)
+    top, left = max(1, height // 8), max(1, width // 8)
+    frame[top : height - top, left : width - left] = False
+    levels = (images.float().mean(1)[:, frame.to(images.device)] * bins / 256).long()
+    return entropy(torch.nn.functional.one_hot(levels, bins).float().mean(1))
 
 
 def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,16 @@
 """Studies and comparisons as figures. Imports matplotlib, so nothing else of the library imports this."""
 
 import itertools
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from igds.panels import Panel
 from igds.study import MEASURES, REAL, UNGUIDED
 
 SHOWN = (
@@ -70,6 +75,47 @@ def _panel(axis, table: dict, ipc: int, guided: list[str], measure: str) -> None
         axis.axhline(mean, color=_UNGUIDED, linestyle=(0, (5, 3)), label="unguided")
         axis.axhspan(mean - error, mean + error, color=_UNGUIDED, alpha=0.18, linewidth=0)
     axis.axhline(values(REAL)[0], color=_REAL, linestyle=":", label="as many real images")
+
+
+def panels_figure(panels: Sequence[Panel], path: Path) -> None:
+    """Write a PNG: a row a class, a panel a way with its images, and beneath it who recognises them and what they hold.
+
+    Information is in nats; figures are over all seeds, the images those of the first.
+    """
+    labels, ways = (list(dict.fromkeys(getattr(panel, name) for panel in panels)) for name in ("label", "way"))
+    figure = Figure(figsize=(2.7 * len(ways), 2.6 * len(labels) + 0.3), dpi=130, facecolor="white")
+    figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(labels), len(ways), squeeze=False)
+    for panel in panels:
+        row, column = labels.index(panel.label), ways.index(panel.way)
+        axis = axes[row][column]
+        axis.imshow(_tiled(panel.images), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+        held_out, border = (panel.figures[name]["mean"] for name in ("contextual", "border_entropy"))
+        axis.set_xlabel(
+            f"recognised {panel.figures['accuracy']['mean']:.0%}, Ĥ {held_out:.2f}, border {border:.2f}", fontsize=8
+        )
+        if row == 0:
+            axis.set_title(panel.way, fontsize=12, fontweight="bold")
+        if column == 0:
+            axis.set_ylabel(panel.label, fontsize=11, fontweight="bold")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _tiled(images: Tensor) -> np.ndarray:
+    """uint8 images (n, C, H, W) in the flattest grid of at least two rows, with white gaps."""
+    count, channels, height, width = images.shape
+    columns = math.ceil(count / max(1, round(math.sqrt(count) * 0.7)))
+    rows, gap = math.ceil(count / columns), max(1, width // 16)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet.squeeze(-1) if channels == 1 else sheet
 
 
 def comparison_figure(results: dict, path: Path) -> None:

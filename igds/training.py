@@ -280,7 +280,7 @@ class Training:
 
 
 def add_noise(x: Tensor, schedule: Schedule, generator: torch.Generator, *, share: float, limit: float) -> Tensor:
-    """A random `share` of x (n, ...), images or points, made x_t at a uniform t below `limit`·T; the rest as they are."""
+    """A random `share` of x (n, ...), images or points, made x_t at a uniform t below `limit`·T; the others as is."""
     if not share:
         return x
     n, device = len(x), x.device

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "priors.unet": {"priors.base", "schedule"},
     "encoders": BASE,
     "classifiers": BASE | {"encoders"},
-    "measures": {"classifiers", "data"},
+    "measures": {"classifiers", "data", "information"},
     "estimator": {"information", "encoders", "data"},
     "sampling": BASE | {"priors.base", "estimator"},
     "training": BASE | PRIORS | {"augmentation", "estimator", "encoders", "classifiers", "data", "device", "files"},
@@ -61,7 +61,8 @@ MAY_IMPORT = {
         "verdict",
         "",
     },
-    "plots": {"study"},
+    "panels": {"bundle", "data", "measures", "runs", "sampling", "statistics", "verdict"},
+    "plots": {"panels", "study"},
 }
 TOP = {"", "__main__", "cli", "commands", "card", "recipes"}  # these put the parts together and may import any of them
 
