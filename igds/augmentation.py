@@ -43,6 +43,9 @@ def contrastive_view(
     return random_brightness_contrast(x, generator, strength=strength)
 
 
-def classifier_view(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A mild view for supervised training."""
-    return random_flip(random_resized_crop(x, generator, area=(0.85, 1.0)), generator)
+def classifier_view(
+    x: Tensor, generator: torch.Generator, *, area: tuple[float, float] = (0.85, 1.0), strength: float = 0.0
+) -> Tensor:
+    """A view for supervised training, mild by default: the fewer the images, the stronger it should be."""
+    x = random_flip(random_resized_crop(x, generator, area=area), generator)
+    return random_brightness_contrast(x, generator, strength=strength) if strength else x

@@ -70,7 +70,7 @@ class Recipe:
 
     `auto_beta`, if there is one, is their table of β by IPC, and how it was found.
     `contrastive` has the training of "estimator", whose gradient guides, and of "held_out", which only judges. With
-    `flip`, the prior sees every image mirrored too.
+    `flip`, the prior sees every image mirrored too. `view` is what the classifier learns from.
     """
 
     title: str
@@ -87,6 +87,7 @@ class Recipe:
     beta_range: tuple[float, float]
     auto_beta: dict | None = None
     flip: bool = False
+    view: Callable[[Tensor, torch.Generator], Tensor] = classifier_view
 
     def training(self, part: str, data: ImageSet, *, folder: Path, images: int | None = None, **options) -> Training:
         """The resumable training of one part, a key of `budgets`; its checkpoint is `folder`/`part`.pt."""
@@ -112,7 +113,7 @@ class Recipe:
         if part == "prior":
             return PriorObjective(UNetPrior(self.prior), flip=self.flip)
         if part == "classifier":
-            return ClassifierObjective(ImageClassifier(self.classifier, self.prior.num_classes), classifier_view)
+            return ClassifierObjective(ImageClassifier(self.classifier, self.prior.num_classes), self.view)
         return self.contrastive[part].objective(
             Encoder(self.encoder), schedule=self.prior.schedule(), num_classes=self.prior.num_classes
         )
@@ -202,12 +203,12 @@ RECIPES = {
             prediction="v",
             noise_schedule="cosine",
         ),
-        encoder=EncoderConfig(channels=3, widths=(48, 96, 192)),
+        encoder=EncoderConfig(channels=3, widths=(32, 64, 128)),
         classifier=EncoderConfig(channels=3, widths=(48, 96, 192)),
         budgets={
             "prior": Budget(images=600_000, batch_size=64, learning_rate=5e-4, decay=0.4),
-            "estimator": Budget(images=500_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
-            "held_out": Budget(images=400_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+            "estimator": Budget(images=400_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+            "held_out": Budget(images=300_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
             "classifier": Budget(images=500_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
         },
         contrastive={
@@ -228,5 +229,6 @@ RECIPES = {
         },
         beta_range=(0.0, 3.0),
         flip=True,
+        view=partial(classifier_view, area=(0.3, 1.0), strength=0.3),
     ),
 }

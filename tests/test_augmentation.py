@@ -1,5 +1,7 @@
 """Views stay images, and a view is a function of the generator's seed."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -12,6 +14,9 @@ from igds.augmentation import (
 )
 
 
+VIEWS = [contrastive_view, classifier_view, partial(classifier_view, area=(0.3, 1.0), strength=0.3)]
+
+
 def images(n: int, seed: int = 0) -> torch.Tensor:
     return 2 * torch.rand(n, 3, 12, 12, generator=torch.Generator().manual_seed(seed)) - 1
 
@@ -20,7 +25,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("view", [contrastive_view, classifier_view])
+@pytest.mark.parametrize("view", VIEWS)
 def test_views_keep_shape_and_range(view):
     x = images(50)
     seen = view(x, generator())
@@ -28,14 +33,14 @@ def test_views_keep_shape_and_range(view):
     assert seen.min() >= -1 - 1e-6 and seen.max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("view", [contrastive_view, classifier_view])
+@pytest.mark.parametrize("view", VIEWS)
 def test_the_same_generator_makes_the_same_views(view):
     x = images(8)
     assert torch.equal(view(x, generator(1)), view(x, generator(1)))
     assert not torch.equal(view(x, generator(1)), view(x, generator(2)))
 
 
-@pytest.mark.parametrize("view", [contrastive_view, classifier_view])
+@pytest.mark.parametrize("view", VIEWS)
 def test_views_of_one_image_differ_within_a_batch_and_leave_it_unchanged(view):
     x = images(1).expand(6, -1, -1, -1)
     before = x.clone()
@@ -44,7 +49,7 @@ def test_views_of_one_image_differ_within_a_batch_and_leave_it_unchanged(view):
     assert all(not torch.allclose(seen[0], other) for other in seen[1:])
 
 
-@pytest.mark.parametrize("view", [contrastive_view, classifier_view])
+@pytest.mark.parametrize("view", VIEWS)
 def test_views_leave_the_global_generator_alone(view):
     before = torch.get_rng_state()
     view(images(2), generator())

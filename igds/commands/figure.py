@@ -18,7 +18,7 @@ def add(commands) -> None:
         "figure",
         help="draw classes at several β beside natural images",
         description="The paper's figures 3 and 4 for any bundle: the same noise unguided and at every β, with natural "
-        "images beside it, and for each the share recognised, the information and the border's entropy, over all seeds.",
+        "images beside it, and for each the share recognised, the information and the entropy of the border.",
     )
     parser.set_defaults(command=_figure)
     parser.add_argument("--bundle", default=DEFAULT, help="an embedded bundle or a folder (default: %(default)s)")
