@@ -13,7 +13,6 @@ from igds.augmentation import (
     random_resized_crop,
 )
 
-
 VIEWS = [contrastive_view, classifier_view, partial(classifier_view, area=(0.3, 1.0), strength=0.3)]
 
 
