@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from igds.commands import compare, distil, evaluate, fetch, figure, info, sample, study, train
+from igds.commands import compare, complete, distil, evaluate, fetch, figure, hub, import_, info, sample, study, train
 from igds.files import sentence_of
 
 DESCRIPTION = """\
@@ -32,6 +32,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m igds", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (sample, distil, evaluate, compare, figure, fetch, info, train, study):
+    for command in (sample, distil, evaluate, compare, figure, fetch, import_, complete, hub, info, train, study):
         command.add(commands)
     return parser

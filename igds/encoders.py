@@ -68,16 +68,20 @@ class Encoder(nn.Module):
         self.project = nn.Linear(config.widths[-1], config.features)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _unit(self.project(self.trunk(x).mean(dim=(2, 3))))
+        return normalised(self.project(self.trunk(x).mean(dim=(2, 3))))
 
 
 @dataclass(frozen=True)
 class PointEncoderConfig:
-    """A multilayer perceptron on points of `dimension` numbers; `features` is d, the length of f(x)."""
+    """A multilayer perceptron on points of `dimension` numbers; `features` is d, the number of entries of f(x).
+
+    Without `unit_length`, f(x) has zero mean over d, as proposition 3 asks, and any length.
+    """
 
     dimension: int
     widths: tuple[int, ...] = (128, 128)
     features: int = 32
+    unit_length: bool = True
 
 
 class PointEncoder(nn.Module):
@@ -92,10 +96,12 @@ class PointEncoder(nn.Module):
         self.project = nn.Linear(sizes[-1], config.features)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _unit(self.project(self.trunk(x)))
+        features = self.project(self.trunk(x))
+        return normalised(features) if self.config.unit_length else features - features.mean(dim=1, keepdim=True)
 
 
-def _unit(features: Tensor) -> Tensor:
+def normalised(features: Tensor) -> Tensor:
+    """Features (n, d) made zero-mean over d, then of unit length."""
     return F.normalize(features - features.mean(dim=1, keepdim=True), dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Data sets from their official addresses: downloads that go on where they were cut off, checked before unpacking."""
+"""Data sets and checkpoints from their official addresses: downloads that resume, checked before they are unpacked."""
 
 import difflib
 import hashlib
@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
@@ -24,12 +24,14 @@ class File:
     """One file at its official address.
 
     `md5` is what its publisher gives (CIFAR-10), or else what the public loaders of the data set check, torchvision's
-    among them; it tells damage, not forgery.
+    among them; it tells damage, not forgery. MoCo's publisher gives its first eight digits, guided-diffusion's none.
+    `size` is in bytes; where `is_least`, it is that of the weights alone, and the server is asked for the file's.
     """
 
     url: str
-    size: int  # bytes
-    md5: str
+    size: int
+    md5: str | None
+    is_least: bool = False
 
     @property
     def name(self) -> str:
@@ -38,7 +40,7 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: one archive, whose folder `root` becomes the data set's, or (`root` None) files kept as they are."""
+    """A data set or checkpoint: one archive, whose folder `root` becomes its own, or (None) files kept as they are."""
 
     title: str
     root: str | None
@@ -46,7 +48,7 @@ class Source:
 
     @property
     def size(self) -> int:
-        """Bytes to download; unpacked, the images take about as much again."""
+        """Bytes to download, at least; unpacked, the images take about as much again."""
         return sum(file.size for file in self.files)
 
 
@@ -122,43 +124,94 @@ SOURCES = {
     ),
 }
 
+_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
+_MOCO = "https://dl.fbaipublicfiles.com/moco/moco_checkpoints/"
+_MOCO_3 = "https://dl.fbaipublicfiles.com/moco-v3/"
+
+# The sizes are those of the weights that `import` and `complete` take from them, four bytes each.
+CHECKPOINTS = {
+    **{
+        f"adm-{side}": Source(
+            f"ADM, class-conditional ImageNet, {side}×{side}",
+            None,
+            (File(f"{_ADM}{side}x{side}_diffusion.pt", 4 * count, None, is_least=True),),
+        )
+        for side, count in {64: 295_904_454, 128: 421_529_606, 256: 553_838_086, 512: 558_997_638}.items()
+    },
+    **{
+        f"moco-v2-{epochs}": Source(
+            f"MoCo v2, ResNet-50, {epochs} epochs",
+            None,
+            (
+                File(
+                    f"{_MOCO}moco_v2_{epochs}ep/moco_v2_{epochs}ep_pretrain.pth.tar",
+                    4 * 27_966_656,
+                    md5,
+                    is_least=True,
+                ),
+            ),
+        )
+        for epochs, md5 in {200: "59fd9945", 800: "a04e12f8"}.items()
+    },
+    **{
+        f"moco-v3-{epochs}": Source(
+            f"MoCo v3, ResNet-50, {epochs} epochs",
+            None,
+            (File(f"{_MOCO_3}r-50-{epochs}ep/r-50-{epochs}ep.pth.tar", 4 * 32_953_408, None, is_least=True),),
+        )
+        for epochs in (100, 300, 1000)
+    },
+}
+
 
 def cache_folder() -> Path:
     """Where data sets are kept unless another folder is given: `igds` in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "igds"
 
 
+def source(name: str) -> Source:
+    """A data set or a checkpoint by name; ValueError where there is none of that name."""
+    known = SOURCES | CHECKPOINTS
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+        raise ValueError(f"there is no {name!r} to fetch: {hint}")
+    return known[name]
+
+
 def place(name: str, *, cache: Path | None = None) -> Path:
-    """The folder of a data set in the cache, there or not; ValueError where `name` is none of `SOURCES`."""
-    if name not in SOURCES:
-        close = difflib.get_close_matches(name, SOURCES, 1)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(SOURCES)}"
-        raise ValueError(f"there is no data set {name!r} to fetch: {hint}")
+    """The folder of a data set or checkpoint in the cache, there or not; ValueError as `source` raises it."""
+    source(name)
     return (cache or cache_folder()) / name
 
 
 def is_fetched(name: str, *, cache: Path | None = None) -> bool:
     """Whether all of a data set is in the cache: a folder gets its name, and a file its own, only when complete."""
-    folder, source = place(name, cache=cache), SOURCES[name]
-    return folder.is_dir() if source.root else all((folder / file.name).exists() for file in source.files)
+    folder, wanted = place(name, cache=cache), source(name)
+    return folder.is_dir() if wanted.root else all((folder / file.name).exists() for file in wanted.files)
 
 
 def announcement(name: str, *, cache: Path | None = None) -> str:
     """One sentence before a download: how much, from where and to where."""
-    folder, source = place(name, cache=cache), SOURCES[name]
-    return f"{source.title}: {_readable(source.size)} from {source.files[0].url.rsplit('/', 1)[0]} to {folder}"
+    folder, wanted = place(name, cache=cache), source(name)
+    least = "at least " if any(file.is_least for file in wanted.files) else ""
+    unsigned = "" if all(file.md5 for file in wanted.files) else "; its publisher gives no checksum"
+    address = wanted.files[0].url.rsplit("/", 1)[0]
+    return f"{wanted.title}: {least}{_readable(wanted.size)} from {address} to {folder}{unsigned}"
 
 
 def fetch(name: str, *, cache: Path | None = None) -> Iterator[Progress]:
-    """Download, check and unpack one of `SOURCES` into `place(name)`; yields nothing where it is already there.
+    """Download, check and unpack a data set or checkpoint into `place(name)`; yields nothing where it is there already.
 
     A download that was cut off, in this run or an earlier one, goes on with its next byte. The data set's folder
-    appears by one rename; its archive is then deleted. An archive that the user has put into the cache is used.
+    appears by one rename; its archive is then deleted. An archive that the user has put into the cache is used. A file
+    without a published checksum is held to its size and, where it is a zip, as torch writes them, to the checksums of
+    its members; `import` then checks every key and shape.
     Raises ValueError for an unknown name (at the call) or a file that is not the published one, FileNotFoundError
     where the address does not answer; what had arrived by then is kept.
     """
     folder = place(name, cache=cache)
-    return iter(()) if is_fetched(name, cache=cache) else _fetch(SOURCES[name], folder)
+    return iter(()) if is_fetched(name, cache=cache) else _fetch(source(name), folder)
 
 
 def _fetch(source: Source, folder: Path) -> Iterator[Progress]:
@@ -174,35 +227,53 @@ def _fetch(source: Source, folder: Path) -> Iterator[Progress]:
 
 def _download(file: File, target: Path) -> Iterator[Progress]:
     if target.exists():
-        if _md5(target) != file.md5:
+        if not _is_whole(target, file):
             raise ValueError(f"{target} is not the file that {file.url} is known for: delete it and try again")
         return
     partial = target.with_name(f"{target.name}.partial")
+    if file.is_least:
+        file = _sized(file, partial)
     before = -1
     while (done := _size(partial)) < file.size:
         if done <= before:
             raise _no_answer(file, partial, "the connection was cut off")
         before = done
         yield from _receive(file, partial)
-    if _md5(partial) != file.md5:
+    if not _is_whole(partial, file):
         partial.unlink()
         raise _changed(file, target.parent, "another checksum; what had arrived was deleted")
     partial.replace(target)
+
+
+def _is_whole(path: Path, file: File) -> bool:
+    if file.md5:
+        return _md5(path).startswith(file.md5)
+    if path.stat().st_size < file.size:
+        return False
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                return packed.testzip() is None
+    except zipfile.BadZipFile:
+        return False
+    return True
+
+
+def _sized(file: File, partial: Path) -> File:
+    """`file` with the size that its server gives, which is no less than that of the weights in it."""
+    request = urllib.request.Request(file.url, method="HEAD")
+    with _asked(request, file, partial) as answer:
+        size = int(answer.headers["Content-Length"] or 0)
+    if size < file.size:
+        raise _changed(file, partial.parent, f"{size:,} bytes instead of at least {file.size:,}")
+    return replace(file, size=size)
 
 
 def _receive(file: File, partial: Path) -> Iterator[Progress]:
     """Add to `partial` what comes in one connection, which may be less than all."""
     done = _size(partial)
     request = urllib.request.Request(file.url, headers={"Range": f"bytes={done}-"} if done else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise _changed(file, partial.parent, "fewer bytes than have arrived") from None
-        raise _no_answer(file, partial, f"the server answers {error.code} {error.reason}") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise _no_answer(file, partial, str(getattr(error, "reason", error))) from None
-    with answer:
+    with _asked(request, file, partial) as answer:
         if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             done = 0
         length = answer.headers["Content-Length"]
@@ -219,6 +290,17 @@ def _receive(file: File, partial: Path) -> Iterator[Progress]:
                 out.write(block)
                 done += len(block)
                 yield Progress("download", file.name, done, file.size)
+
+
+def _asked(request: urllib.request.Request, file: File, partial: Path) -> http.client.HTTPResponse:
+    try:
+        return urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise _changed(file, partial.parent, "fewer bytes than have arrived") from None
+        raise _no_answer(file, partial, f"the server answers {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _no_answer(file, partial, str(getattr(error, "reason", error))) from None
 
 
 def _no_answer(file: File, partial: Path, reason: str) -> FileNotFoundError:

@@ -166,7 +166,7 @@ class Record:
             "label_index": label,
             "image_seeds": list(image_seeds(self.run.seed, label, self.run.ipc)),
             "bundle_sha256": self.bundle.checksum(),
-            "tau": self.bundle.estimator.tau,
+            "tau": self.bundle.estimator.tau if self.bundle.estimator else None,
             "result": {column: figures_of(verdict) for column, verdict in self.verdict().items()},
             "software": {
                 "igds": igds.__version__,

@@ -3,7 +3,8 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,22 @@ from igds.schedule import Schedule
 REFERENCES = ("batch", "class")
 PLACES = ("x_prev", "x0")
 VARIANCES = ("posterior", "learned")
-SCALINGS = {"constant": 0, "deviation": 1, "variance": 2}  # the power of σ̃_t that multiplies η
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What η is multiplied by at each step: σ̃_t to the power `power`, divided by rms(∇) if `is_normalised`."""
+
+    power: int
+    is_normalised: bool = False
+
+
+SCALINGS = {
+    "constant": Scaling(0),
+    "deviation": Scaling(1),
+    "variance": Scaling(2),
+    "normalised": Scaling(2, is_normalised=True),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,9 @@ class Guidance:
 
     `reference` is Q: the mean over the images made together ("batch", the paper's, eq. 30) or the data set's own class
     mean ("class"), with which β acts on a single image too. `at` says what is asked and moved: x'_{t-1} (the paper's)
-    or x̃0. `scaling` multiplies η by 1 ("constant", the paper's), by σ̃_t ("deviation") or by σ̃_t² ("variance"), eq. 27.
+    or x̃0. `scaling` multiplies η by 1 ("constant", the paper's), by σ̃_t ("deviation") or by σ̃_t² ("variance"), eq. 27,
+    or by σ̃_t² along the gradient's direction alone ("normalised"): each image moves by η·σ̃_t² in root mean square,
+    however steep the objective is where it stands and however many pixels it has.
     Guidance acts while t/T lies in `interval`. With η = 0 the information is measured and nothing is moved.
     """
 
@@ -66,16 +84,26 @@ class ClassBatch:
 class BatchState:
     """One class batch after a step.
 
-    `x` is x_{t-1} and `x0` is x̃0, both (n, *shape). Per image (n,): `prototype` H(Y) + log P(y|x) and `contextual`
+    `state` is x_{t-1} and `state0` is x̃0, both (n, *state_shape); `x` and `x0` are these as images (n, *shape), which a
+    latent prior decodes when they are first asked for. Per image (n,): `prototype` H(Y) + log P(y|x) and `contextual`
     KL(p ‖ Q) in nats, taken where the guidance looks and before it moves anything; `gradient_norm` of their weighted
     sum, 0 where nothing was moved.
     """
 
-    x: Tensor
-    x0: Tensor
+    state: Tensor
+    state0: Tensor
     prototype: Tensor
     contextual: Tensor
     gradient_norm: Tensor
+    decode: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
+
+    @cached_property
+    def x(self) -> Tensor:
+        return self.decode(self.state)
+
+    @cached_property
+    def x0(self) -> Tensor:
+        return self.decode(self.state0)
 
 
 @dataclass(frozen=True)
@@ -99,19 +127,21 @@ def paired(label: int, seeds: Sequence[int], guidance: Guidance, columns: Sequen
 
 def sample_progressive(
     prior: Prior,
-    estimator: VariationalEstimator,
+    estimator: VariationalEstimator | None,
     batches: Sequence[ClassBatch],
     *,
     steps: int = 250,
     solver: str = "ddpm",
     variance: str = "posterior",
-    microbatch: int = 100,
+    microbatch: int | None = None,
 ) -> Iterator[Step]:
     """Algorithm 2 on several class batches at once, an event a step; the last event's `x` are the images.
 
     Images with the same seed get the same initial and per-step noise, so batches with equal seeds differ by their
-    guidance only. At most `microbatch` images go through a network together; Q̂ is of the whole class batch all the
-    same. `variance` "learned" uses what a `learn_sigma` prior predicts instead of σ̃² (eq. 27).
+    guidance only. At most `microbatch` images, or else `default_microbatch`, go through a network together; Q̂ is of the
+    whole class batch all the same. `variance` "learned" takes what a `learn_sigma` prior predicts for σ̃² (eq. 27). A
+    latent prior's states are decoded for the estimator, so that guidance is the gradient through the decoder. Without
+    an estimator nothing may be guided, and the information is NaN.
 
     Raises ValueError at the call, not at the first step.
     """
@@ -123,16 +153,26 @@ def sample_progressive(
             raise ValueError(f"label must be between 0 and {prior.num_classes - 1}, got {batch.label}")
         if not batch.seeds:
             raise ValueError("a class batch needs at least one seed")
+        if estimator is None and batch.guidance.eta > 0:
+            raise ValueError(f"guidance needs an estimator: give one, or eta 0, got {batch.guidance.eta}")
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     if variance not in VARIANCES:
         raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
     if variance == "learned" and not prior.predicts_variance:
         raise ValueError("this prior predicts no variance: use variance='posterior'")
+    if microbatch is None:
+        microbatch = default_microbatch(prior, estimator)
     if microbatch < 1:
         raise ValueError(f"microbatch must be at least 1, got {microbatch}")
     schedule = prior.schedule.respaced(steps, spacing=SOLVERS[solver].spacing)
     return _sample(prior, estimator, batches, schedule, SOLVERS[solver].step, variance, microbatch)
+
+
+def default_microbatch(prior: Prior, estimator: VariationalEstimator | None) -> int:
+    """100 images of up to 64×64 pixels; fewer where the prior draws, or the encoder sees, larger ones: 6 of 256×256."""
+    side = getattr(estimator.encoder, "side", 0) if estimator else 0
+    return max(1, min(100, 100 * 64**2 // max(1, side**2, math.prod(prior.shape[1:]))))
 
 
 def sample(prior: Prior, estimator: VariationalEstimator, batches: Sequence[ClassBatch], **settings) -> list[Tensor]:
@@ -143,38 +183,41 @@ def sample(prior: Prior, estimator: VariationalEstimator, batches: Sequence[Clas
 
 @torch.no_grad()
 def _sample(prior, estimator, batches, schedule, solver, variance, microbatch) -> Iterator[Step]:
-    device = estimator.class_means.device
+    device = next(prior.parameters()).device if estimator is None else estimator.class_means.device
     noise = NoiseStreams([seed for batch in batches for seed in batch.seeds])
     every = _Images.of(batches, device)
     sizes = [len(batch.seeds) for batch in batches]
-    x, x0_before = noise.draw(prior.shape).to(device), None
+    decode = partial(_decode, prior, microbatch)
+    x, x0_before = noise.draw(prior.state_shape).to(device), None
     for index, k in enumerate(reversed(range(len(schedule)))):
         t = schedule.timesteps[k]
         images = every.during((t + 1) / len(prior.schedule), sigma=schedule.posterior(k)[2])
-        terms = _Terms(*(torch.zeros(len(x), device=device) for _ in range(3)))
+        unknown = float("nan") if estimator is None else 0.0
+        terms = _Terms(*(torch.full((len(x),), unknown, device=device) for _ in range(3)))
         x0, fraction = _denoise(prior, x, t, images.y, microbatch)
-        z = noise.draw(prior.shape).to(device) if k else torch.zeros_like(x)
-        x0 = _guide(estimator, x0, images, images.at_x0, microbatch, terms)
+        z = noise.draw(prior.state_shape).to(device) if k else torch.zeros_like(x)
+        x0 = _guide(estimator, prior.decode, x0, images, images.at_x0, microbatch, terms)
         x_prev = solver(schedule, k, x, x0, x0_before, z, fraction if variance == "learned" else None)
         x0_before = x0
-        x = _guide(estimator, x_prev, images, ~images.at_x0, microbatch, terms)
+        x = _guide(estimator, prior.decode, x_prev, images, ~images.at_x0, microbatch, terms)
         parts = zip(
             *(tensor.split(sizes) for tensor in (x, x0, terms.prototype, terms.contextual, terms.gradient_norm))
         )
-        yield Step(index, len(schedule), t, tuple(BatchState(*part) for part in parts))
+        yield Step(index, len(schedule), t, tuple(BatchState(*part, decode) for part in parts))
 
 
 @dataclass(frozen=True)
 class _Images:
     """What each image (n,) of all class batches needs to know; `batches` are the rows of each.
 
-    `power` is that of σ̃_t in `scaling`.
+    `power` and `is_normalised` are those of `scaling`.
     """
 
     y: Tensor
     beta: Tensor
     eta: Tensor
     power: Tensor
+    is_normalised: Tensor
     low: Tensor
     high: Tensor
     at_x0: Tensor
@@ -192,7 +235,8 @@ class _Images:
             column(lambda batch: batch.label),
             column(lambda batch: float(batch.guidance.beta)),
             column(lambda batch: float(batch.guidance.eta)),
-            column(lambda batch: float(SCALINGS[batch.guidance.scaling])),
+            column(lambda batch: float(SCALINGS[batch.guidance.scaling].power)),
+            column(lambda batch: SCALINGS[batch.guidance.scaling].is_normalised),
             column(lambda batch: batch.guidance.interval[0]),
             column(lambda batch: batch.guidance.interval[1]),
             column(lambda batch: batch.guidance.at == "x0"),
@@ -218,8 +262,14 @@ def _denoise(prior: Prior, x: Tensor, t: int, y: Tensor, microbatch: int) -> Den
     return Denoised(torch.cat([part.x0 for part in parts]), fraction)
 
 
+@torch.no_grad()
+def _decode(prior: Prior, microbatch: int, states: Tensor) -> Tensor:
+    return torch.cat([prior.decode(part) for part in states.split(microbatch)])
+
+
 def _guide(
-    estimator: VariationalEstimator,
+    estimator: VariationalEstimator | None,
+    decode: Callable[[Tensor], Tensor],
     x: Tensor,
     images: _Images,
     here: Tensor,
@@ -230,7 +280,7 @@ def _guide(
 
     Each image moves along the gradient of its own term (footnote 2), so that the step does not shrink with n.
     """
-    if not here.any():
+    if estimator is None or not here.any():
         return x
     acts = here & (images.eta > 0)
     still, moving = (here & ~acts).nonzero()[:, 0], acts.nonzero()[:, 0]
@@ -240,12 +290,12 @@ def _guide(
 
     # Q̂ needs the p of every image of a class before any gradient: with several micro-batches they are seen twice.
     for rows in _micro(still if whole else here.nonzero()[:, 0], microbatch):
-        log_probs, p[rows] = estimator(x[rows])
+        log_probs, p[rows] = estimator(decode(x[rows]))
         terms.prototype[rows] = prototype_information(log_probs, images.y[rows], estimator.label_entropy)
     if whole and len(moving):
         with torch.enable_grad():
             x_part = x[moving].requires_grad_()
-            seen = x_part, *estimator(x_part)
+            seen = x_part, *estimator(decode(x_part))
         p[moving] = seen[2].detach()
 
     q = torch.zeros_like(p)
@@ -259,14 +309,16 @@ def _guide(
         with torch.enable_grad():
             if not whole:
                 x_part = x[rows].requires_grad_()
-                seen = x_part, *estimator(x_part)
+                seen = x_part, *estimator(decode(x_part))
             x_part, log_probs, p_part = seen
             prototype = prototype_information(log_probs, images.y[rows], estimator.label_entropy)
             contextual = contextual_kl(p_part, q[rows])
             (gradient,) = torch.autograd.grad((prototype + images.beta[rows] * contextual).sum(), x_part)
         terms.prototype[rows], terms.contextual[rows] = prototype.detach(), contextual.detach()
-        terms.gradient_norm[rows] = gradient.flatten(1).norm(dim=1)
-        moved[rows] = x[rows] + _per_image(images.eta[rows], x) * gradient
+        norm = terms.gradient_norm[rows] = gradient.flatten(1).norm(dim=1)
+        rms = (norm / x[0].numel() ** 0.5).clamp(min=torch.finfo(norm.dtype).tiny)
+        eta = torch.where(images.is_normalised[rows], images.eta[rows] / rms, images.eta[rows])
+        moved[rows] = x[rows] + _per_image(eta, x) * gradient
     return moved
 
 

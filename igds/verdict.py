@@ -20,7 +20,7 @@ class Verdict:
     distance of its features, 0 for a single image. `recognised_diversity` is that of the images it takes for their
     class, NaN where they are fewer than two: an image of something else is far from the others, but no variety of the
     class. `prototype` and `contextual` are Î and Ĥ by the estimator that guides; the held-out ones by the estimator
-    that does not, NaN in a bundle without it.
+    that does not. Whatever the bundle has no judge for is NaN.
     """
 
     accuracy: float
@@ -34,13 +34,17 @@ class Verdict:
 
 def judge(bundle: Bundle, images: Tensor, label: int, *, reference: str = "batch") -> Verdict:
     """The verdict on uint8 images (n, C, H, W) of class `label`; Ĥ is held against `reference`, as in Guidance."""
-    features, logits = features_and_logits(bundle.classifier, images)
-    own = information(bundle.estimator, images, label, reference=reference)
-    nothing = (float("nan"), float("nan"))
-    other = information(bundle.held_out, images, label, reference=reference) if bundle.held_out else nothing
-    recognised = logits.argmax(1) == label
-    varied = pairwise_distance(features[recognised]) if recognised.sum() > 1 else float("nan")
-    return Verdict(float(recognised.float().mean()), pairwise_distance(features), varied, *own, *other)
+    accuracy = diversity = varied = float("nan")
+    if bundle.classifier:
+        features, logits = features_and_logits(bundle.classifier, images)
+        recognised = logits.argmax(1) == label
+        accuracy, diversity = float(recognised.float().mean()), pairwise_distance(features)
+        varied = pairwise_distance(features[recognised]) if recognised.sum() > 1 else float("nan")
+    own, other = (
+        information(estimator, images, label, reference=reference) if estimator else (float("nan"), float("nan"))
+        for estimator in (bundle.estimator, bundle.held_out)
+    )
+    return Verdict(accuracy, diversity, varied, *own, *other)
 
 
 @torch.no_grad()

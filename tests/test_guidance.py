@@ -80,8 +80,45 @@ def test_the_step_is_eta_times_the_scalings_power_of_sigma_times_the_gradient(pl
     torch.testing.assert_close(guided.gradient_norm, expected.norm(dim=1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("at", ["x_prev", "x0"])
-@pytest.mark.parametrize("scaling", ["constant", "deviation", "variance"])
+@pytest.mark.parametrize("beta", [0.0, 3.0])
+def test_a_normalised_step_has_the_gradients_direction_and_is_eta_variance_in_root_mean_square(plane, solver, at, beta):
+    prior, estimator = plane
+    guidance = Guidance(beta=beta, eta=ETA, scaling="normalised", at=at)
+    unguided, guided = first_step(prior, estimator, guidance, solver=solver)
+    sigma = prior.schedule.respaced(10, spacing=SOLVERS[solver].spacing).posterior(9)[2]
+    place = "x" if at == "x_prev" else "x0"
+    before = getattr(unguided, place)
+    move, gradient = getattr(guided, place) - before, gradient_of(estimator, before, LABEL, beta)
+    torch.testing.assert_close(move.square().mean(1).sqrt(), torch.full((4,), ETA * sigma**2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cosine_similarity(move, gradient), torch.ones(4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(guided.gradient_norm, gradient.norm(dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_normalised_step_is_the_same_however_steep_the_objective_is(plane):
+    prior, estimator = plane
+    steep = copy.deepcopy(estimator)
+    steep.classifier.weight.mul_(1e-3), steep.classifier.bias.mul_(1e-3)
+    moves, norms = [], []
+    for each in (estimator, steep):
+        unguided, guided = first_step(prior, each, Guidance(eta=ETA, scaling="normalised"))
+        moves.append((guided.x - unguided.x).norm(dim=1))
+        norms.append(guided.gradient_norm)
+    torch.testing.assert_close(*moves, rtol=1e-4, atol=0)
+    assert (norms[1] < 0.01 * norms[0]).all()
+
+
+def test_a_normalised_step_along_no_gradient_leaves_the_image_where_it_is(plane):
+    prior, estimator = plane
+    flat = copy.deepcopy(estimator)
+    flat.classifier.weight.zero_()
+    unguided, guided = first_step(prior, flat, Guidance(eta=ETA, scaling="normalised"))
+    assert torch.equal(unguided.x, guided.x)
+
+
+@pytest.mark.parametrize("at", ["x_prev", "x0"])
+@pytest.mark.parametrize("scaling", SCALINGS)
 def test_a_scaling_by_sigma_leaves_the_last_step_unguided(plane, scaling, at):
     prior, estimator = plane
     batches = [ClassBatch(LABEL, SEEDS, Guidance(beta=1.0, eta=0.1, scaling=scaling, at=at))]

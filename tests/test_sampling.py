@@ -143,7 +143,7 @@ def test_microbatches_of_any_size_give_what_the_uncut_batch_gives(prior, estimat
     for cut in cuts:
         for one, other in zip(whole, cut, strict=True):
             for a, b in zip(one.batches, other.batches, strict=True):
-                for field in dataclasses.fields(a):
+                for field in (field for field in dataclasses.fields(a) if field.compare):
                     torch.testing.assert_close(getattr(a, field.name), getattr(b, field.name), rtol=1e-3, atol=1e-4)
 
 

@@ -1,23 +1,25 @@
-"""`fetch`: data sets from their official addresses."""
+"""`fetch`: data sets and checkpoints from their official addresses."""
 
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from igds.fetch import LARGE, SOURCES, announcement, fetch, is_fetched, place
+from igds.fetch import CHECKPOINTS, LARGE, SOURCES, announcement, fetch, is_fetched, place, source
 
 
 def add(commands) -> None:
     parser = commands.add_parser(
         "fetch",
-        help="download a data set",
-        description="Download a data set from its official address, check it and unpack it. A download that was cut "
-        "off goes on where it stood.",
+        help="download a data set or a checkpoint",
+        description="Download a data set or a checkpoint from its official address, check it and unpack it. A download "
+        "that was cut off goes on where it stood. `import` and `complete` make a bundle of checkpoints.",
     )
     parser.set_defaults(command=_fetch)
-    parser.add_argument("name", choices=SOURCES, metavar="NAME", help=", ".join(SOURCES))
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where data sets are kept (default: ~/.cache/igds)")
+    parser.add_argument(
+        "name", choices=[*SOURCES, *CHECKPOINTS], metavar="NAME", help=", ".join([*SOURCES, *CHECKPOINTS])
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where they are kept (default: ~/.cache/igds)")
     parser.add_argument("--yes", action="store_true", help="do not ask before gigabytes")
 
 
@@ -27,7 +29,7 @@ def _fetch(options) -> None:
         print(f"{place(name, cache=cache)} is there already")
         return
     print(announcement(name, cache=cache), file=sys.stderr)
-    if SOURCES[name].size > LARGE and not options.yes and not _agreed():
+    if source(name).size > LARGE and not options.yes and not _agreed():
         raise ValueError("nothing was downloaded: give --yes to go ahead")
     at_work = None
     with tqdm(unit="B", unit_scale=True) as progress:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from igds.bundle import DEFAULT, load_bundle
+from igds.bundle import DEFAULT, how_to_complete, load_bundle, missing_parts
 from igds.device import DEVICES, choose_device
 from igds.runs import MAX_IPC, Record, Run
 from igds.sampling import PLACES, REFERENCES, SCALINGS, SOLVERS
@@ -65,7 +65,12 @@ def add(commands) -> None:
     parser.add_argument(
         "--at", choices=PLACES, help="guide x'_{t-1} (x_prev, the paper's) or the predicted clean image (x0)"
     )
-    parser.add_argument("--scaling", choices=SCALINGS, help="η as it is (constant, the paper's), or times σ̃_t or σ̃_t²")
+    parser.add_argument(
+        "--scaling",
+        choices=SCALINGS,
+        help="η as it is (constant, the paper's), times σ̃_t (deviation) or σ̃_t² (variance), or σ̃_t² along the "
+        "gradient's direction alone (normalised)",
+    )
     parser.add_argument(
         "--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide while t/T is between these"
     )
@@ -96,7 +101,9 @@ def _sample(options) -> None:
         del settings["bundle"]
         torch.set_num_threads(threads)  # sums are rounded in another order on another number of threads
     _check_free(options.out)
-    bundle = load_bundle(bundle_name or DEFAULT, device=choose_device(options.device))
+    unguided = tuple(settings["columns"] or ()) == ("unguided",)
+    needs = () if unguided else ("estimator",)
+    bundle = load_bundle(bundle_name or DEFAULT, device=choose_device(options.device), needs=needs)
     if options.run and checksum != bundle.checksum():
         raise ValueError(
             f"{options.run} was made with another bundle than {bundle.path}: name the one it came from with --bundle"
@@ -112,15 +119,27 @@ def _sample(options) -> None:
         for step in progress:
             record.add(step)
             last = step.batches[-1]
-            progress.set_postfix_str(
-                f"I {float(last.prototype.mean()):.2f}, H {float(last.contextual.mean()):.2f} nats"
-            )
+            if bundle.estimator:
+                progress.set_postfix_str(
+                    f"I {float(last.prototype.mean()):.2f}, H {float(last.contextual.mean()):.2f} nats"
+                )
     write_files(record.files(), options.out)
     for column, figures in record.verdict().items():
+        said = []
+        if bundle.estimator:
+            said.append(f"I(X;Y) {figures.prototype:.2f} nats, H(X|Y) {figures.contextual:.2f} nats")
+        if bundle.classifier:
+            said.append(
+                f"the independent classifier recognises {figures.accuracy:.0%}, "
+                f"mean feature distance {figures.diversity:.3f}"
+            )
+        if said:
+            print(f"{column}: {'; '.join(said)}")
+    if missing := missing_parts(bundle.card):
         print(
-            f"{column}: I(X;Y) {figures.prototype:.2f} nats, H(X|Y) {figures.contextual:.2f} nats; "
-            f"the independent classifier recognises {figures.accuracy:.0%}, "
-            f"mean feature distance {figures.diversity:.3f}"
+            f"igds: {bundle.name} has no {' and no '.join(missing)}, so not everything could be measured: "
+            f"{how_to_complete(bundle.path, bundle.card)}",
+            file=sys.stderr,
         )
     print(f"written to {options.out}")
 

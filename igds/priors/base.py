@@ -19,13 +19,21 @@ class Denoised(NamedTuple):
 
 
 class Prior(Protocol):
-    """A class-conditional diffusion prior. `shape` is that of one image, without the batch."""
+    """A class-conditional diffusion prior. `shape` is that of one image, `state_shape` of what is diffused.
+
+    They are the same but for a latent prior, whose state is decoded into an image. Neither counts the batch.
+    """
 
     shape: tuple[int, ...]
+    state_shape: tuple[int, ...]
     num_classes: int
     schedule: Schedule
     predicts_variance: bool
 
     def denoise(self, x_t: Tensor, t: int, y: Tensor) -> Denoised:
         """x̃0 = E[x0 | x_t, y] (eq. 25) at timestep `t` of the full schedule, for labels `y` (n,)."""
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Images (n, *shape) of states (n, *state_shape); `x` itself where they are the same. Differentiable."""
         ...

@@ -52,7 +52,7 @@ class MixturePrior:
             raise ValueError("stds must be positive")
         if (weights < 0).any() or (weights.sum(1) <= 0).any() or (class_weights < 0).any() or class_weights.sum() <= 0:
             raise ValueError("weights must not be negative, and each class needs a positive one")
-        self.shape = tuple(means.shape[2:])
+        self.shape = self.state_shape = tuple(means.shape[2:])
         self.num_classes = classes
         self.schedule = schedule or Schedule.named("cosine", 1000)
         self._means = means.flatten(2)
@@ -86,6 +86,9 @@ class MixturePrior:
         means = self._means[y]
         posterior = means + gain[..., None] * (x[:, None] - alpha_bar**0.5 * means)
         return Denoised((share[..., None] * posterior).sum(1).view_as(x_t))
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
 
     def sample(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """Clean data (n, *shape) of the classes `y` (n,)."""

@@ -101,7 +101,7 @@ class UNetPrior(nn.Module):
         self.config = config
         self.network = config.build()
         self.schedule = config.schedule()
-        self.shape = (config.channels, config.image_size, config.image_size)
+        self.shape = self.state_shape = (config.channels, config.image_size, config.image_size)
         self.num_classes = config.num_classes
         self.predicts_variance = config.learn_sigma
 
@@ -128,3 +128,6 @@ class UNetPrior(nn.Module):
         a, s = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
         x0 = (x_t - s * output) / a if self.config.prediction == "epsilon" else a * x_t - s * output
         return Denoised(x0.clamp(-1, 1), fraction)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
