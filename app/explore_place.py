@@ -17,8 +17,11 @@ FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.q
 
 def explore_place(
     page: gr.Blocks, studio: Studio, downloads: Downloads, *, figure: Path, recorded: dict | None
-) -> None:
-    """Build the place inside `page`; `figure` is the study's picture, `recorded` what the stage plays at first."""
+) -> dict[str, gr.components.Component]:
+    """Build the place inside `page`; `figure` is the study's picture, `recorded` what the stage plays at first.
+
+    Returns the widgets of its settings by their names, so that another place can set them.
+    """
     bundle, start_values = studio.bundle, defaults(studio.bundle)
     session = gr.State(Session())
     memory = gr.BrowserState(None, storage_key=f"igds-{bundle.name}", secret="settings, not secrets")
@@ -178,6 +181,7 @@ def explore_place(
         button.click(make, session, fetch, **quick).success(None, None, None, js=FETCH)
 
     _api(studio, downloads, start_values)
+    return controls.settings
 
 
 def stage_of(payload: dict) -> gr.HTML:

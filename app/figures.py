@@ -55,9 +55,9 @@ def frame(images: Tensor, *, columns: int | None = None) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def frame_of(x: Tensor) -> str:
+def frame_of(x: Tensor, *, columns: int | None = None) -> str:
     """The grid of images in [-1, 1], on whichever device, as a data URI."""
-    return frame(to_bytes(x).cpu())
+    return frame(to_bytes(x).cpu(), columns=columns)
 
 
 def compact(uri: str, *, shades: int = 256) -> str:
@@ -172,9 +172,9 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def noise_frame(noise: Tensor) -> str:
+def noise_frame(noise: Tensor, *, columns: int | None = None) -> str:
     """What a run starts from: standard normal noise, ±2 standard deviations from black to white."""
-    return frame(to_bytes(torch.clamp(noise / 2, -1, 1)))
+    return frame(to_bytes(torch.clamp(noise / 2, -1, 1)), columns=columns)
 
 
 def strip(images: Tensor) -> str:

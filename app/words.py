@@ -13,7 +13,7 @@ from igds.verdict import Verdict
 SOLVER_NAMES = {"dpmpp_2m": "DPM++ 2M", "dpmpp_2m_sde": "DPM++ 2M SDE", "ddpm": "DDPM", "ddim": "DDIM"}
 REFERENCE_NAMES = {"batch": "images made together", "class": "real class"}
 PLACE_NAMES = {"x_prev": "noisy next image", "x0": "expected image x̃0"}
-SCALING_NAMES = {"constant": "1", "deviation": "σ̃ₜ", "variance": "σ̃ₜ²"}
+SCALING_NAMES = {"constant": "1", "deviation": "σ̃ₜ", "variance": "σ̃ₜ²", "normalised": "σ̃ₜ²/rms(∇)"}
 
 INFO = {
     "label": "The class y whose images are made.",
@@ -28,7 +28,8 @@ INFO = {
     "the real class.",
     "at": "Where guidance looks and acts: the noisy next image (the paper's), or the expected final one, x̃0.",
     "scaling": "What η is multiplied by at each step: 1 (the paper's), or the step's own noise level σ̃ₜ or its square, "
-    "so that guidance fades as the picture clears.",
+    "so that guidance fades as the picture clears. With σ̃ₜ²/rms(∇) only the gradient's direction counts, so that "
+    "every image moves as far as the others.",
     "low": "Guidance stops below this share of the noise schedule; 0 is the finished image.",
     "high": "Guidance starts below this share of the noise schedule; 1 is pure noise.",
 }
@@ -112,7 +113,7 @@ def results(record: Record, study: dict | None = None, no_study: str = "") -> st
     verdict = record.verdict()
     said = _paragraph("verdict", sentence(record.run, verdict))
     if record.run.ipc > 1 or record.run.reference == "class":  # else β cannot act, and Ĥ is 0 whatever was studied
-        said += _against(study, record.run, verdict) if study else _paragraph("expected", _full_sentence(no_study))
+        said += _against(study, record.run, verdict) if study else _paragraph("expected", full_sentence(no_study))
     return (
         f"<section class='results'><h2>What came out</h2><div class='table'>{_table(record.run, verdict)}</div>"
         f"{said}</section>"
@@ -123,7 +124,7 @@ def _against(study: dict, run: Run, verdict: dict[str, Verdict]) -> str:
     try:
         expected = expectation(study, run)
     except ValueError as error:
-        return _paragraph("expected", _full_sentence(str(error)))
+        return _paragraph("expected", full_sentence(str(error)))
     return _paragraph("expected", expectation_words(expected, run)) + chart(expected, verdict)
 
 
@@ -164,7 +165,7 @@ def expectation_words(expected: Expectation, run: Run) -> str:
         f"{_expected_change(expected.change)} against {other}."
     )
     if expected.other_settings:
-        theirs = ", ".join(_setting(name, value) for name, value in expected.other_settings.items())
+        theirs = ", ".join(setting(name, value) for name, value in expected.other_settings.items())
         text += f" It was made with other settings ({theirs}), so it is only a guide here."
     return text
 
@@ -189,7 +190,8 @@ def _expected_change(change: dict[str, Spread]) -> str:
     return _listed(parts)
 
 
-def _setting(name: str, value) -> str:
+def setting(name: str, value) -> str:
+    """One setting of a run in words."""
     if name == "interval":
         return f"interval {value[0]:g} to {value[1]:g}"
     return {
@@ -223,17 +225,17 @@ def sentence(run: Run, verdict: dict[str, Verdict]) -> str:
         else ": throw the dice a few times."
     )
     if run.beta == 0:
-        bought = _change(run, verdict, "prototype", "unguided")
+        bought = change(run, verdict, "prototype", "unguided")
         text = f"With β = 0 the last two columns are the same. Against no guidance, they {bought}."
     else:
         text = (
-            f"Against β = 0, β = {run.beta:g} {_change(run, verdict, 'contextual', 'prototype')}. "
-            f"Against no guidance, it {_change(run, verdict, 'contextual', 'unguided')}."
+            f"Against β = 0, β = {run.beta:g} {change(run, verdict, 'contextual', 'prototype')}. "
+            f"Against no guidance, it {change(run, verdict, 'contextual', 'unguided')}."
         )
     return f"{text} {caveat}"
 
 
-def _change(run: Run, verdict: dict[str, Verdict], one: str, other: str) -> str:
+def change(run: Run, verdict: dict[str, Verdict], one: str, other: str) -> str:
     """From `other` to `one`: gains first, then costs."""
     to, of = verdict[one], verdict[other]
     figures = [("nats of Î", to.prototype - of.prototype)]
@@ -280,15 +282,15 @@ def credit(bundle: Bundle) -> str:
     return f"Real images: {source}, licence {licence}."
 
 
-def _full_sentence(text: str) -> str:
-    """With a capital and a full stop."""
-    text = text[:1].upper() + text[1:]
+def full_sentence(text: str) -> str:
+    """With a capital and a full stop; a Greek letter stays the symbol it is."""
+    text = (text[:1].upper() if text[:1].isascii() else text[:1]) + text[1:]
     return text if not text or text.endswith((".", "?", "!")) else f"{text}."
 
 
 def as_sentence(text: str) -> str:
     """A sentence, safe to stand in HTML."""
-    return escape(_full_sentence(text), quote=False)
+    return escape(full_sentence(text), quote=False)
 
 
 def file_stem(run: Run, bundle: Bundle) -> str:
