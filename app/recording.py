@@ -26,7 +26,8 @@ def record(run: Run, bundle: Bundle) -> dict:
     session = Session(ticket=0, wanted=run)
     for _ in Studio(bundle).play(session):
         pass
-    session.head |= {"recording": True, "real": compact(session.head["real"])}
+    real = session.head["real"]
+    session.head |= {"recording": True, "real": real and compact(real)}
     for step in session.steps:  # what moves may be a little coarser than what stands at the end
         shades = 256 if step is session.steps[-1] else SHADES
         step["frames"] = [compact(uri, shades=shades) for uri in step["frames"]]

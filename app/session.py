@@ -48,9 +48,13 @@ class Line:
     def __init__(self):
         self._places: dict[int, str] = {}
         self._lock = threading.Lock()
+        self._is_shut = False
 
     def join(self, visitor: str = "") -> int:
+        """A place in the line; ValueError where it is shut."""
         with self._lock:
+            if self._is_shut:
+                raise ValueError("another bundle is being opened: try again in a moment")
             ticket = next(_tickets)
             self._places[ticket] = visitor
             return ticket
@@ -66,7 +70,17 @@ class Line:
 
     def is_full(self) -> bool:
         with self._lock:
-            return len(self._places) >= LONGEST_LINE
+            return self._is_shut or len(self._places) >= LONGEST_LINE
+
+    def shut(self) -> bool:
+        """Let nobody join any more; False, and all is as before, where somebody is in the line."""
+        with self._lock:
+            self._is_shut = self._is_shut or not self._places
+            return self._is_shut
+
+    def reopen(self) -> None:
+        with self._lock:
+            self._is_shut = False
 
     def ahead(self, ticket: int) -> int:
         """How many runs come before this one, the one on the model included."""
@@ -185,9 +199,16 @@ def about(run: Run, bundle: Bundle) -> dict:
         "images": run.ipc,
         "grid": grid_shape(run.ipc),
         "bounds": {key: bound_of(key, run, bundle) for key in ("prototype", "contextual")},
-        "real": frame(bundle.gallery[bundle.label_of(run.label)][:REAL_IMAGES], columns=REAL_COLUMNS),
+        "real": _real(run, bundle),
         "credit": credit(bundle),
     }
+
+
+def _real(run: Run, bundle: Bundle) -> str | None:
+    """Real images of the run's class; None where the bundle may not hold any."""
+    if bundle.gallery is None:
+        return None
+    return frame(bundle.gallery[bundle.label_of(run.label)][:REAL_IMAGES], columns=REAL_COLUMNS)
 
 
 def head_of(run: Run, bundle: Bundle, ticket: int) -> dict:

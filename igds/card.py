@@ -11,7 +11,7 @@ from torch import Tensor
 from igds.bundle import Bundle, save_bundle
 from igds.data import ImageSet, picture, to_bytes
 from igds.estimator import VariationalEstimator, estimate
-from igds.measures import features_and_logits, frechet_distance, nearest
+from igds.measures import features_and_logits, frechet_distance, manifold, nearest
 from igds.priors.base import Prior
 from igds.recipes import Recipe
 from igds.rng import image_seeds
@@ -79,8 +79,11 @@ def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
     real = train.images[random_subset(train.labels, per_class, seed=1, classes=train.classes)]
     real_features, _ = features_and_logits(classifier, real)
     train_features, _ = features_and_logits(classifier, train.images)
-    halves = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(0))].chunk(2)
     copies, originals = nearest(sampled, train_features)
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    halves = features[order].chunk(2)
+    unseen, _ = nearest(halves[0][: len(images)], train_features)
+    lies = [manifold(features[test.labels == y], sampled[labels == y]) for y in range(len(train.classes))]
     recognised = float((sampled_logits.argmax(1) == labels).float().mean())
     yield f"prior: {len(images)} samples, of which the classifier recognises {recognised:.1%}"
 
@@ -115,16 +118,24 @@ def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
                 "frechet_distance_samples_to_test": round(frechet_distance(sampled, features), 3),
                 "frechet_distance_as_many_training_images_to_test": round(frechet_distance(real_features, features), 3),
                 "frechet_distance_between_halves_of_test": round(frechet_distance(*halves), 3),
+                "precision": round(sum(one.precision for one in lies) / len(lies), 4),
+                "recall": round(sum(one.recall for one in lies) / len(lies), 4),
                 "nearest_training_image_of_samples": round(float(copies.mean()), 4),
-                "nearest_training_image_of_test_images": round(
-                    float(nearest(features[: len(images)], train_features)[0].mean()), 4
+                "nearest_training_image_of_test_images": round(float(unseen.mean()), 4),
+                # Of samples that copy nothing, a half and a hundredth: those of the test images themselves.
+                "samples_nearer_than_half_of_test_images": round(float((copies < unseen.median()).float().mean()), 4),
+                "samples_nearer_than_a_hundredth_of_test_images": round(
+                    float((copies < unseen.quantile(0.01)).float().mean()), 4
                 ),
             },
         },
     }
-    gallery = torch.stack([test.of_class(label)[:GALLERY_PER_CLASS] for label in range(len(test.classes))])
+    gallery = nearest_images = None
+    if recipe.shows_images:
+        gallery = torch.stack([test.of_class(label)[:GALLERY_PER_CLASS] for label in range(len(test.classes))])
+        nearest_images = train.images[originals]
     save_bundle(out, card, **parts, gallery=gallery)
-    sheet = contact_sheet(images, train.images[originals], per_class)
+    sheet = contact_sheet(images, nearest_images, per_class)
     sheet.save(out / "samples.png", optimize=True)
     yield f"written to {out}"
 
@@ -139,10 +150,10 @@ def unguided_images(
     ).cpu()
 
 
-def contact_sheet(images: Tensor, nearest: Tensor, per_class: int, *, columns: int = 12) -> Image.Image:
-    """Two rows a class: samples above, the training image nearest to each below."""
+def contact_sheet(images: Tensor, nearest: Tensor | None, per_class: int, *, columns: int = 12) -> Image.Image:
+    """A row of samples a class, and below it, where they are given, the training image nearest to each."""
     rows = []
     for start in range(0, len(images), per_class):
-        for tiles in (images, nearest):
+        for tiles in (images, nearest) if nearest is not None else (images,):
             rows.append(torch.cat(list(tiles[start : start + columns]), dim=2))
     return picture(torch.cat(rows, dim=1))

@@ -1,7 +1,7 @@
 """How each embedded bundle is made: its data, networks and training budgets, in one place."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +70,8 @@ class Recipe:
 
     `auto_beta`, if there is one, is their table of β by IPC, and how it was found.
     `contrastive` has the training of "estimator", whose gradient guides, and of "held_out", which only judges. With
-    `flip`, the prior sees every image mirrored too. `view` is what the classifier learns from.
+    `flip`, the prior sees every image mirrored too. `view` is what the classifier learns from. `shows_images` says
+    whether the bundle may hold real images; without it, it has neither a gallery nor copies beside its samples.
     """
 
     title: str
@@ -87,6 +88,7 @@ class Recipe:
     beta_range: tuple[float, float]
     auto_beta: dict | None = None
     flip: bool = False
+    shows_images: bool = True
     view: Callable[[Tensor, torch.Generator], Tensor] = classifier_view
 
     def training(self, part: str, data: ImageSet, *, folder: Path, images: int | None = None, **options) -> Training:
@@ -133,6 +135,55 @@ def imagenette(split: str, *, folder: Path | None = None, size: int) -> ImageSet
     """ImageNette in RGB at `size`×`size` pixels, from `folder` or from where `fetch imagenette-160` puts it."""
     return load_images(folder or "imagenette-160", split, size=size, channels=3)
 
+
+_IMAGENETTE_32 = Recipe(
+    title="ImageNette, 32×32 photographs",
+    source="ImageNette, fast.ai: ten classes of ImageNet (Howard 2019)",
+    license="weights: MIT; the photographs, under ImageNet's terms, are not part of it",
+    load=partial(imagenette, size=32),
+    prior=UNetConfig(
+        image_size=32,
+        channels=3,
+        num_classes=10,
+        num_channels=64,
+        num_res_blocks=1,
+        channel_mult="1,2,2",
+        attention_resolutions="8",
+        num_head_channels=32,
+        use_scale_shift_norm=True,
+        space_to_depth=2,
+        prediction="v",
+        noise_schedule="cosine",
+    ),
+    encoder=EncoderConfig(channels=3, widths=(32, 64, 128)),
+    classifier=EncoderConfig(channels=3, widths=(48, 96, 192)),
+    budgets={
+        "prior": Budget(images=400_000, batch_size=64, learning_rate=5e-4, decay=0.4),
+        "estimator": Budget(images=400_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+        "held_out": Budget(images=300_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+        "classifier": Budget(images=500_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+    },
+    contrastive={
+        "estimator": Contrastive(tau=0.2, label_weight=1.0, noise_share=0.6, noise_limit=0.7, area=(0.35, 1.0)),
+        "held_out": Contrastive(tau=0.2, label_weight=1.0, area=(0.45, 1.0), strength=0.2, seed=1),
+    },
+    tau=0.03,
+    defaults={
+        "ipc": 4,
+        "beta": 2.0,
+        "eta": 12.0,
+        "steps": 25,
+        "solver": "dpmpp_2m_sde",
+        "reference": "batch",
+        "at": "x_prev",
+        "scaling": "variance",
+        "interval": [0.0, 0.8],
+    },
+    beta_range=(0.0, 3.0),
+    flip=True,
+    shows_images=False,
+    view=partial(classifier_view, area=(0.3, 1.0), strength=0.3),
+)
 
 RECIPES = {
     "fashion-mnist": Recipe(
@@ -184,51 +235,19 @@ RECIPES = {
             "how": "the β from which networks learnt best on images held out of the training set, by `compare beta`",
         },
     ),
-    "imagenette-32": Recipe(
-        title="ImageNette, 32×32 photographs",
-        source="ImageNette, fast.ai: ten classes of ImageNet (Howard 2019)",
-        license="weights: MIT; photographs: ImageNet's terms, for research",
-        load=partial(imagenette, size=32),
-        prior=UNetConfig(
-            image_size=32,
-            channels=3,
-            num_classes=10,
-            num_channels=64,
-            num_res_blocks=1,
-            channel_mult="1,2,2",
-            attention_resolutions="8",
-            num_head_channels=32,
-            use_scale_shift_norm=True,
-            space_to_depth=2,
-            prediction="v",
-            noise_schedule="cosine",
-        ),
-        encoder=EncoderConfig(channels=3, widths=(32, 64, 128)),
-        classifier=EncoderConfig(channels=3, widths=(48, 96, 192)),
+    "imagenette-32": _IMAGENETTE_32,
+    "imagenette-64": replace(
+        _IMAGENETTE_32,
+        title="ImageNette, 64×64 photographs",
+        load=partial(imagenette, size=64),
+        prior=replace(_IMAGENETTE_32.prior, image_size=64, num_channels=96, attention_resolutions="16,8", dropout=0.1),
+        encoder=EncoderConfig(channels=3, widths=(64, 128, 256, 512), blocks=2),
+        classifier=EncoderConfig(channels=3, widths=(64, 128, 256, 512), blocks=2),
         budgets={
-            "prior": Budget(images=600_000, batch_size=64, learning_rate=5e-4, decay=0.4),
-            "estimator": Budget(images=400_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
-            "held_out": Budget(images=300_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
-            "classifier": Budget(images=500_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+            "prior": Budget(images=6_000_000, batch_size=256, learning_rate=5e-4, decay=0.4),
+            "estimator": Budget(images=2_000_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+            "held_out": Budget(images=2_000_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+            "classifier": Budget(images=1_500_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
         },
-        contrastive={
-            "estimator": Contrastive(tau=0.2, label_weight=1.0, noise_share=0.6, noise_limit=0.7, area=(0.35, 1.0)),
-            "held_out": Contrastive(tau=0.2, label_weight=1.0, area=(0.45, 1.0), strength=0.2, seed=1),
-        },
-        tau=0.03,
-        defaults={
-            "ipc": 4,
-            "beta": 2.0,
-            "eta": 12.0,
-            "steps": 25,
-            "solver": "dpmpp_2m_sde",
-            "reference": "batch",
-            "at": "x_prev",
-            "scaling": "variance",
-            "interval": [0.0, 0.8],
-        },
-        beta_range=(0.0, 3.0),
-        flip=True,
-        view=partial(classifier_view, area=(0.3, 1.0), strength=0.3),
     ),
 }
