@@ -104,6 +104,8 @@ def levers_study(bundle: Bundle, betas: Sequence[float] | None = None, *, ipcs=(
         "η · 2": {"eta": eta * 2},
         "η = 0.3": {"scaling": "constant", "eta": 0.3},
         "η = 2 · σ̃": {"scaling": "deviation", "eta": 2.0},
+        "normalised, η = 0.2": {"scaling": "normalised", "eta": 0.2},
+        "normalised, η = 0.5": {"scaling": "normalised", "eta": 0.5},
         "at x̃0, η = 0.3": {"at": "x0", "scaling": "constant", "eta": 0.3},
         "any t": {"interval": [0.0, 1.0]},
         "0.2 < t/T < 0.8": {"interval": [0.2, 0.8]},

@@ -207,14 +207,14 @@ class Training:
         if compile:
             objective.network.compile()
 
-    def run(self, *, minutes: float | None = None) -> Iterator[TrainingEvent]:
-        """Train until `images` are seen or `minutes` have passed, an event about every second.
+    def run(self, *, minutes: float | None = None, every: float = 1.0) -> Iterator[TrainingEvent]:
+        """Train until `images` are seen or `minutes` have passed, an event every `every` seconds (0: each step).
 
         The checkpoint is written every two minutes, at the end, and when the generator is closed early.
         """
-        return self._run(float("inf") if minutes is None else minutes * 60)
+        return self._run(float("inf") if minutes is None else minutes * 60, every)
 
-    def _run(self, limit: float) -> Iterator[TrainingEvent]:
+    def _run(self, limit: float, every: float) -> Iterator[TrainingEvent]:
         self.objective.train()
         started = spoken = saved = time.monotonic()
         losses = []
@@ -222,9 +222,9 @@ class Training:
             while self.seen < self.images and time.monotonic() - started < limit:
                 losses.append(self._step())
                 now = time.monotonic()
-                if now - spoken > 1 or self.seen >= self.images:
+                if now - spoken > every or self.seen >= self.images:
                     yield TrainingEvent(self.seen, self.images, float(torch.stack(losses).mean()))
-                    losses, spoken = [], now
+                    losses, spoken = [], time.monotonic()  # what is done with an event is not training
                 if now - saved > CHECKPOINT_SECONDS:
                     self.save()
                     saved = now
