@@ -10,6 +10,7 @@ from app.distillery import Making
 from app.workshop import Job
 from igds.bundle import Bundle
 from igds.data import ImageSet
+from igds.datasets import IMAGENETTE, load_images
 from igds.distilled import read_image_folder
 from igds.evaluation import train_network
 from igds.fetch import SOURCES, cache_folder
@@ -29,17 +30,35 @@ def epochs_for(images: int) -> int:
     return max(FEWEST_EPOCHS, min(MOST_EPOCHS, PASSES // images))
 
 
+def _data_of(bundle: Bundle) -> tuple[str, ...]:
+    """The published data sets, any of which has the real images of this bundle; a bundle's classes tell ImageNette."""
+    if set(bundle.classes) == set(IMAGENETTE.values()):
+        return "imagenette-160", "imagenette-320", "imagenette"
+    return (bundle.name,) if bundle.name in RECIPES else ()
+
+
 def real_folder(bundle: Bundle) -> Path:
     """Where the data is that the bundle was trained on. Downloads nothing: FileNotFoundError says how to get it."""
-    for folder in (SYSTEM / bundle.name, cache_folder() / bundle.name):
-        if bundle.name in RECIPES and folder.is_dir():
-            return folder
-    remedy = f": `python -m igds fetch {bundle.name}` gets them" if bundle.name in SOURCES else ""
+    names = _data_of(bundle)
+    for name in names:
+        for folder in (SYSTEM / name, cache_folder() / name):
+            if folder.is_dir():
+                return folder
+    remedy = f": `python -m igds fetch {names[0]}` gets them" if names and names[0] in SOURCES else ""
     raise FileNotFoundError(f"the real images of {bundle.card['title']} are not on this machine{remedy}")
 
 
 def real_images(bundle: Bundle, split: str) -> ImageSet:
-    return RECIPES[bundle.name].load(split, folder=real_folder(bundle))
+    """A split of the real images, at the size of the bundle's; ValueError where its classes are others."""
+    folder = real_folder(bundle)
+    if bundle.name in RECIPES:
+        images = RECIPES[bundle.name].load(split, folder=folder)
+    else:
+        channels, _, size = bundle.prior.shape
+        images = load_images(folder, split, size=size, channels=channels)
+    if images.classes != bundle.classes:
+        raise ValueError(f"the images in {folder} have other classes than {bundle.card['title']}: get them again")
+    return images
 
 
 def _some(images: ImageSet, per_class: int) -> ImageSet:

@@ -1,10 +1,12 @@
 """Start the explorer: python app/main.py [--host --port --bundle --device]."""
 
 import argparse
+import asyncio
 import errno
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 # The project's root instead of this folder: none of its files can then shadow the standard library.
@@ -49,6 +51,19 @@ def choose_port(host: str, port: int | None) -> int:
     raise ValueError(f"all ports from {DEFAULT_PORT} to {DEFAULT_PORT + 99} are in use: choose one with --port")
 
 
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that is bound to this address; OSError where somebody was quicker."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    own = socket.socket(family, socket.SOCK_STREAM)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        own.bind(address)
+    except OSError as error:
+        own.close()
+        raise OSError(f"cannot open the page at port {port}: {error.strerror}") from None
+    return own
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Watch information-guided diffusion in the browser.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s; 0.0.0.0 for everybody)")
@@ -62,26 +77,33 @@ def main() -> int:
         port = choose_port(arguments.host, arguments.port)
         import torch
 
-        from igds.bundle import load_bundle
+        from igds.bundle import bundle_path
         from igds.device import choose_device
 
+        bundle_path(arguments.bundle)  # told before the seconds that the page's own modules take
+        device = choose_device(arguments.device)
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        bundle = load_bundle(arguments.bundle, device=choose_device(arguments.device))
 
-        from app.ui import LOOK, build
+        from app.laboratory import Bench
+        from app.server import Server, serve
+        from app.shelf import Shelf, is_this_machine
+        from app.ui import page_of
 
-        page = build(bundle)
+        shelf = Shelf(device=device, takes_paths=is_this_machine(arguments.host))
+        server = Server(shelf, partial(page_of, shelf=shelf, bench=Bench()))
+        shown = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host
+
+        def ready() -> None:
+            title = server.open.page.bundle.card["title"]
+            print(f"{title} on {device}: http://{shown}:{port}  (Ctrl+C ends it)", flush=True)
+
+        with listening(arguments.host, port) as own:
+            asyncio.run(serve(server, shelf.add(arguments.bundle), sockets=[own], ready=ready))
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    try:
-        page.launch(server_name=arguments.host, server_port=port, prevent_thread_lock=True, quiet=True, **LOOK)
-    except OSError as error:
-        print(f"{parser.prog}: cannot open the page at port {port}: {error}", file=sys.stderr)
-        return 2
-    shown = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host
-    print(f"{bundle.card['title']} on {bundle.device}: http://{shown}:{port}  (Ctrl+C ends it)", flush=True)
-    page.block_thread()
+    except KeyboardInterrupt:
+        return 0
     return 0
 
 

@@ -10,12 +10,16 @@ from playwright.sync_api import sync_playwright
 from app import lessons
 from app.recording import record, write_recording
 from igds.bundle import load_bundle, save_bundle
+from igds.classifiers import ImageClassifier
 from igds.data import ImageSet
+from igds.encoders import Encoder, smooth
 from igds.estimator import VariationalEstimator
 from igds.plots import study_figure
+from igds.priors.unet import UNetPrior
 from igds.recipes import RECIPES
 from igds.runs import Run
 from igds.study import beta_study, measure_study, read_study, sample_study, write_study
+from tests.conftest import TINY_ENCODER, TINY_PRIOR, randomise
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run "
@@ -82,3 +86,25 @@ def real(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(lessons, "SYSTEM", tmp_path / "system")
     monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["fashion-mnist"], load=load))
     monkeypatch.setattr(lessons, "MOST_EPOCHS", 10)
+
+
+@pytest.fixture(scope="session")
+def colours_path(tiny_bundle, tmp_path_factory):
+    """Of another kind than the tiny one: 16×16 pixels, RGB, neither held-out estimator nor gallery, one figure."""
+    config, classes = replace(TINY_ENCODER, channels=3), ("red", "green", "blue & <b>")
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        encoder = Encoder(config)
+        smooth(encoder)
+        estimator = VariationalEstimator(encoder, 3, features=16, tau=0.07)
+    card = {key: tiny_bundle.card[key] for key in ("license", "source", "defaults", "beta_range")}
+    path = tmp_path_factory.mktemp("colours") / "my colours"
+    save_bundle(
+        path,
+        card
+        | {"title": "Colours <i>", "classes": list(classes), "measured": {"classifier": {"accuracy_on_test": 0.5}}},
+        prior=randomise(UNetPrior(replace(TINY_PRIOR, image_size=16, channels=3)), seed=7),
+        estimator=estimator.eval().requires_grad_(False),
+        classifier=randomise(ImageClassifier(config, 3), seed=8),
+    )
+    return path

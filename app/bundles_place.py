@@ -1,0 +1,73 @@
+"""The place Bundles: what is on the shelf, card by card, and a box for what lies elsewhere on this machine."""
+
+from urllib.parse import urlsplit
+
+import gradio as gr
+
+from app import words
+from app.bundle_cards import card_of
+from app.controls import html, text_of
+from app.shelf import Shelf, is_this_machine
+from igds.bundle import Bundle
+from igds.files import sentence_of
+
+OFF = (
+    "Opening folders by path is off: other machines reach this page, and with it every visitor could look into the "
+    "folders of this one. Start it with `--bundle PATH`, or with `--host 127.0.0.1`"
+)
+INFO = "The folder of a bundle on this machine, made by `igds train` or `igds import`: it holds a card.json."
+FOLLOW = "() => document.querySelector('#bundles-notice a')?.click()"
+
+
+def bundles_place(tab: gr.Tab, shelf: Shelf, bundle: Bundle) -> None:
+    """Build the place inside `tab`; `bundle` is the one that the page shows."""
+    here = bundle.path
+    html(text_of("bundles_intro.html"))
+    cards = html("", "bundles-cards")
+    with gr.Column(elem_classes="by-path"):
+        html("<h2 class='teach'>Open another by path</h2>")
+        if shelf.takes_paths:
+            with gr.Row(elem_classes="path"):
+                path = gr.Textbox(label="Path", info=INFO, max_lines=1, elem_id="bundles-path", scale=4)
+                look = gr.Button("Open", variant="primary", elem_id="bundles-open", scale=0)
+            notice = html("", "bundles-notice")
+        else:
+            html(f"<p class='about'>{_text(OFF)}</p>", "bundles-notice")
+    quick = {"queue": False, "api_visibility": "private"}
+
+    def listed() -> str:
+        return "".join(card_of(name, shelf.path(name), is_open=shelf.path(name) == here) for name in shelf.names())
+
+    tab.select(listed, None, cards, show_progress="hidden", **quick)
+    if not shelf.takes_paths:
+        return
+
+    def add(text: str, request: gr.Request) -> str:
+        if not _is_local(request):
+            return _notice(OFF)
+        try:
+            name = shelf.add_checked(text)
+        except (ValueError, OSError) as error:
+            return _notice(sentence_of(error))
+        if shelf.path(name) == here:
+            return _notice("This is the bundle that is open", calm=True)
+        return f"<p class='calm' role='alert'>It is a bundle: <a href='../{name}/#bundles'>open it</a>.</p>"
+
+    for event in (look.click, path.submit):
+        event(add, path, notice, trigger_mode="once", show_progress="minimal", **quick).success(
+            None, None, None, js=FOLLOW
+        )
+
+
+def _is_local(request: gr.Request) -> bool:
+    """Whether the page was asked for under this machine's own name, and not by way of a proxy."""
+    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    return is_this_machine(host) and "x-forwarded-for" not in request.headers and "forwarded" not in request.headers
+
+
+def _notice(sentence: str, *, calm: bool = False) -> str:
+    return f"<p class='{'calm' if calm else 'wrong'}' role='alert'>{_text(sentence)}</p>"
+
+
+def _text(sentence: str) -> str:
+    return words.as_sentence(sentence)
