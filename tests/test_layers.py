@@ -10,8 +10,15 @@ import pytest
 import igds
 
 PACKAGE = Path(igds.__file__).resolve().parent
-FORBIDDEN = ("app", "tests", "benchmarks", "gradio", "diffusers", "prdc", "mpi4py", "pickle", "pickletools")
-ONLY = {"matplotlib": {"plots"}, "scipy": {"statistics"}}
+FORBIDDEN = ("app", "tests", "benchmarks", "gradio", "prdc", "mpi4py", "pickle", "pickletools")
+ONLY = {
+    "matplotlib": {"plots"},
+    "scipy": {"statistics", "tightness"},
+    "diffusers": {"priors.hf"},
+    "huggingface_hub": {"hub"},
+    "timm": {"backbones"},
+    "torchvision": {"backbones", "networks"},
+}
 
 BASE = {"schedule", "information", "rng"}
 PRIORS = {"priors.base", "priors.mixture", "priors.unet"}
@@ -30,16 +37,34 @@ MAY_IMPORT = {
     "priors.base": {"schedule"},
     "priors.mixture": {"priors.base", "schedule"},
     "priors.unet": {"priors.base", "schedule"},
+    "priors.adm": {"checkpoints", "priors.unet"},
+    "priors.hf": {"checkpoints", "imagenet", "priors.base", "schedule"},
+    "checkpoints": set(),
+    "imagenet": set(),
+    "backbones": {"checkpoints", "encoders"},
     "encoders": BASE,
     "classifiers": BASE | {"encoders"},
     "measures": {"classifiers", "data", "information"},
     "estimator": {"information", "encoders", "data"},
     "sampling": BASE | {"priors.base", "estimator"},
     "training": BASE | PRIORS | {"augmentation", "estimator", "encoders", "classifiers", "data", "device", "files"},
-    "bundle": PRIORS | {"estimator", "encoders", "classifiers"},
+    "bundle": PRIORS | {"backbones", "checkpoints", "classifiers", "encoders", "estimator", "files", "priors.hf"},
+    "hub": {"bundle", "checkpoints"},
+    "completion": {"augmentation", "bundle", "classifiers", "data", "encoders", "estimator", "measures", "training"},
     "verdict": {"bundle", "data", "estimator", "information", "measures"},
     "runs": {"bundle", "data", "rng", "sampling", "verdict", ""},
     "study": {"bundle", "data", "files", "measures", "runs", "sampling", "statistics", "verdict", ""},
+    "tightness": {
+        "data",
+        "encoders",
+        "estimator",
+        "files",
+        "information",
+        "priors.mixture",
+        "statistics",
+        "training",
+        "",
+    },
     "expectation": {"runs", "study"},
     "distilled": {"data", "files", "pictures", "runs"},
     "distil": {"bundle", "data", "distilled", "files", "rng", "runs", "sampling", "selection", "verdict", ""},
@@ -62,7 +87,8 @@ MAY_IMPORT = {
         "",
     },
     "panels": {"bundle", "data", "measures", "runs", "sampling", "statistics", "verdict"},
-    "plots": {"panels", "study"},
+    "laboratory": {"data", "encoders", "estimator", "information", "priors.mixture", "rng", "sampling", "training"},
+    "plots": {"panels", "study", "tightness"},
 }
 TOP = {"", "__main__", "cli", "commands", "card", "recipes"}  # these put the parts together and may import any of them
 
@@ -125,7 +151,8 @@ def python(code: str) -> str:
 
 
 def test_importing_the_library_brings_in_no_page_no_plots_and_no_mpi():
-    heavy = ("gradio", "diffusers", "matplotlib", "mpi4py", "guided_diffusion.dist_util", "app")
+    optional = ("diffusers", "huggingface_hub", "timm", "torchvision", "matplotlib")
+    heavy = ("gradio", "mpi4py", "guided_diffusion.dist_util", "app", *optional)
     code = (
         "import sys, igds, igds.runs, igds.bundle, igds.training, igds.recipes, igds.card, igds.cli\n"
         "import igds.study, igds.expectation\n"
