@@ -11,7 +11,7 @@ app: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

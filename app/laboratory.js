@@ -752,7 +752,7 @@ function renderOutcome() {
     contextual: null,
   };
   box.innerHTML =
-    "<table><thead><tr><th></th><th>modes reached<small>within 3 σ</small></th><th>distance<small>to the nearest mode, in σ</small></th>" +
+    "<table><thead><tr><td></td><th>modes reached<small>within 3 σ</small></th><th>distance<small>to the nearest mode, in σ</small></th>" +
     "<th>class kept<small>by the true posterior</small></th><th>Î(X;Y)<small>nats, the encoder’s</small></th><th>Ĥ(X|Y)<small>nats, the encoder’s</small></th></tr></thead><tbody>" +
     Object.entries(names).map(([way, name]) => row(name, run.outcomes[name], `data-way="${way}"`)).join("") +
     row(`as many real points`, real, `class="real"`) +

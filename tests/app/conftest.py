@@ -1,7 +1,12 @@
 """A browser, and a bundle that has been studied: the tiny one with a held-out estimator, its study and a recording."""
 
 import shutil
+import socket
+import subprocess
+import sys
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +26,7 @@ from igds.runs import Run
 from igds.study import beta_study, measure_study, read_study, sample_study, write_study
 from tests.conftest import TINY_ENCODER, TINY_PRIOR, randomise
 
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run "
     "--disable-component-update --disable-quic"
@@ -108,3 +114,26 @@ def colours_path(tiny_bundle, tmp_path_factory):
         classifier=randomise(ImageClassifier(config, 3), seed=8),
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def address(tiny_bundle_path, tmp_path_factory):
+    """Where the tiny bundle's page is served, by the command that users start it with."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("page") / "stderr.txt"
+    command = [sys.executable, ROOT / "app" / "main.py", "--bundle", tiny_bundle_path, "--port", str(port)]
+    with log.open("w") as stderr:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        guard = threading.Timer(120, server.kill)
+        guard.start()
+        try:
+            assert f"http://127.0.0.1:{port}" in server.stdout.readline(), log.read_text()
+            guard.cancel()
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            guard.cancel()
+            server.terminate()
+            server.wait(30)
+    assert "Traceback" not in log.read_text(), log.read_text()

@@ -1,10 +1,6 @@
 """The place Laboratory in a real browser, driven as a student would."""
 
 import io
-import socket
-import subprocess
-import sys
-import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,31 +9,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120_000  # a limit against hanging, far above what anything takes
 PICTURES = "[...document.querySelectorAll('.lab canvas')].map((canvas) => canvas.toDataURL())"
-
-
-@pytest.fixture(scope="module")
-def address(tiny_bundle_path, tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("page") / "stderr.txt"
-    command = [sys.executable, ROOT / "app" / "main.py", "--bundle", tiny_bundle_path, "--port", str(port)]
-    with log.open("w") as stderr:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
-        guard = threading.Timer(120, server.kill)
-        guard.start()
-        try:
-            assert f"http://127.0.0.1:{port}" in server.stdout.readline(), log.read_text()
-            guard.cancel()
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            guard.cancel()
-            server.terminate()
-            server.wait(30)
-    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 class Student:
