@@ -12,6 +12,7 @@ from torch import Tensor
 
 from igds.panels import Panel
 from igds.study import MEASURES, REAL, UNGUIDED
+from igds.tightness import CELLS, CROSS_ENTROPY, CROSS_ENTROPY_FREE, INFO_NCE, MINE, NEIGHBOURS, VE, VE_FREE
 
 SHOWN = (
     "accuracy",
@@ -189,3 +190,91 @@ def _methods(axis, rows: dict[str, dict]) -> None:
         )
     axis.set_xticks(range(len(rows)), rows, rotation=35, ha="right", fontsize=8)
     axis.margins(x=0.08)
+
+
+_TIGHTNESS_ARMS = {
+    VE: ("#c2410c", "^", "-"),
+    CROSS_ENTROPY: ("#0072b2", "s", "-"),
+    VE_FREE: ("#e8915f", "^", (0, (4, 2))),
+    CROSS_ENTROPY_FREE: ("#56b4e9", "s", (0, (4, 2))),
+    CELLS: ("#6b4fa0", "D", (0, (1, 1))),
+    INFO_NCE: ("#0b7a55", "v", "-"),
+    MINE: ("#b5942b", "P", "-"),
+    NEIGHBOURS: ("#5f6670", "X", "-"),
+}
+
+
+def tightness_figure(results: dict, path: Path) -> None:
+    """Write a PNG of the study of tightness: Î and its distance from I against δ, Ĥ against δ, Ĥ against d.
+
+    Error bars are one standard error over seeds on either side.
+    """
+    settings = results["settings"]
+    features, width_delta = settings["features"], settings["width_delta"]
+    known = {row["delta"]: row for row in results["truth"]}
+    deltas = settings["deltas"]
+    measured = {(row["delta"], row["features"], row["arm"]): row["measures"] for row in results["summary"]}
+    entropy = results["truth"][0]["contextual"]
+    figure = Figure(figsize=(12, 9.2), dpi=110, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    (prototype, gap), (contextual, widths) = figure.subplots(2, 2)
+
+    def curves(axis, measure, places, across, spread):
+        for number, (arm, (colour, marker, line)) in enumerate(_TIGHTNESS_ARMS.items()):
+            found = [
+                (x, measured[delta, d, arm][measure])
+                for x, (delta, d) in zip(across, places)
+                if measure in measured.get((delta, d, arm), {})
+            ]
+            if found and (axis is not widths or arm != NEIGHBOURS):  # neighbours know no d
+                shift = spread * (number - (len(_TIGHTNESS_ARMS) - 1) / 2)
+                axis.errorbar(
+                    [x + shift for x, _ in found],
+                    [value["mean"] for _, value in found],
+                    [value["standard_error"] or 0.0 for _, value in found],
+                    color=colour,
+                    marker=marker,
+                    linestyle=line,
+                    markersize=6,
+                    capsize=2,
+                    label=arm,
+                )
+
+    across = [(delta, features) for delta in deltas]
+    for axis, measure in ((prototype, "prototype"), (gap, "gap"), (contextual, "contextual")):
+        curves(axis, measure, across, deltas, 0.025)
+        axis.set_xlabel("δ, side of the triangle of means")
+        axis.set_xticks(deltas)
+    true = [known[delta]["prototype"] for delta in deltas]
+    prototype.plot(deltas, true, color="black", linewidth=2.5, alpha=0.55, label="truth", zorder=0)
+    prototype.set_title("Prototype information: Î and the true I(X;Y)")
+    gap.axhline(0, color="black", linewidth=2.5, alpha=0.55, zorder=0)
+    gap.set_title("Î minus the true I(X;Y) of the same points")
+    ordered = sorted({d for delta, d, _ in measured if delta == width_delta and d in settings["widths"]})
+    curves(widths, "contextual", [(width_delta, d) for d in ordered], ordered, 0.0)
+    widths.set_xscale("log", base=2)
+    widths.set_xticks(ordered, [f"{d:,}" for d in ordered])
+    widths.minorticks_off()
+    widths.set_xlabel("d, the number of entries of f(x)")
+    widths.plot(ordered, [math.log(d) for d in ordered], color="black", linestyle=":", label="log d")
+    contextual.axhline(math.log(features), color="black", linestyle=":")
+    for axis, title in ((contextual, f"d = {features}"), (widths, f"δ = {width_delta:g}")):
+        axis.axhline(entropy, color="black", linewidth=2.5, alpha=0.55, zorder=0)
+        axis.set_title(f"Contextual information: Ĥ and (5/2)·log(2πe), {title}")
+        axis.set_ylim(-0.2, 8.1)
+    for axis in (prototype, gap, contextual, widths):
+        axis.set_ylabel("nats")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#e4e6ea", linewidth=0.8)
+        axis.set_axisbelow(True)
+    named = dict(zip(*reversed(prototype.get_legend_handles_labels())))
+    named |= dict(zip(*reversed(widths.get_legend_handles_labels())))
+    order = ["truth", "log d", *_TIGHTNESS_ARMS]
+    named = {name: named[name] for name in order if name in named}
+    figure.legend(named.values(), named, loc="outside lower center", ncols=5, frameon=False)
+    figure.suptitle(
+        f"Three unit Gaussians in five dimensions: {settings['samples']:,} points, {settings['epochs']} epochs of SGD, "
+        f"± one standard error over {len(settings['seeds'])} seeds"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
