@@ -126,6 +126,7 @@ def main() -> None:
         sample(bundle.prior, bundle.estimator, paired(0, image_seeds(0, 0, options.memory_of), guidance), steps=2)
         return print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     print(f"{bundle.name} on {bundle.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print_memory(options.bundle)  # first: a process counts what its parent held when it was made
     guidance = Run.of(bundle).guidance
     for ipc in (1, 8, 50):
         seeds = image_seeds(0, 0, ipc)
@@ -148,7 +149,6 @@ def main() -> None:
         )
         print_share(bundle, three)
     print_profile(bundle, paired(0, image_seeds(0, 0, 8), guidance))
-    print_memory(options.bundle)
     if bundle.prior.config.space_to_depth > 1:
         full = UNetPrior(replace(bundle.prior.config, space_to_depth=1)).to(bundle.device).eval()
         compare(
