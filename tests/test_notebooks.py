@@ -119,7 +119,8 @@ def test_a_committed_notebook_is_small_and_of_no_machine(path):
 
 
 def test_the_pattern_of_machines_finds_their_paths_and_no_links():
-    for path in ("/home/me/igds", "in /tmp/x", "'/home/me/main'", r"C:\Users", "(/root/.cache)"):
+    folders = ("home", "root", "Users", "tmp", "work", "mnt", "opt", "srv", "usr", "var", "private", "content")
+    for path in (r"C:\Users", *(start + f"/{folder}/x" for folder in folders for start in ("", "in ", "'", "("))):
         assert MACHINE.search(path), path
     for text in ("http://127.0.0.1:7860/#distil", "../docs/method.md", "p / q", "https://example.org/home/x"):
         assert MACHINE.search(text) is None, text
