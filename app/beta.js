@@ -1,13 +1,7 @@
-// Runs once a page inside gr.HTML, which gives it `element`, `props`, `watch` and `trigger`. It keeps every step that
-// the server sends, so that scrubbing, playing and pointing need no server.
+// Runs once a page inside gr.HTML, after player.js, which keeps the steps and lets them play.
 
-const root = element.querySelector(".beta");
-const find = (selector) => root.querySelector(selector);
 const [plane, wall, numbers, band] = [".plane", ".wall", ".numbers", ".band"].map(find);
-const [play, range, readout] = [".play", ".range", ".readout"].map(find);
-const charts = [...root.querySelectorAll(".curve")];
-const ICONS = { play: "M4 2.5v11l9-5.5z", pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z" };
-const PLAY_MS = 5000; // of a whole run
+const charts = [...stage.querySelectorAll(".curve")];
 const LOWEST = -1; // the class term is unbounded below while the picture is noise
 const SMALLEST = 34; // of a tile, in pixels
 const NAMES = {
@@ -20,14 +14,8 @@ const NAMES = {
 let about = null; // of the run on show, or of the one that Start would begin
 let run = 0; // its number, 0 before any
 let count = 0;
-let steps = [];
 let figures = null; // the judges' on the finished images, by column
 let missed = null; // by column and row: what an image that is not recognised is taken for, null where it is
-let state = "idle";
-let shown = -1;
-let following = true; // the newest step is shown as it comes
-let timer = null; // while playing
-let asked = false;
 let column = -1; // the one that is pointed at
 let map = null; // the β-IPC map of the study: {ipcs, betas, measures}, and what to say about it
 let measure = null; // the one that it shows, null without a study
@@ -60,11 +48,8 @@ function receive(payload) {
   }
 }
 
-// Two steps that arrive within one turn of the page leave only the later one in props.value: the server has the rest.
-function ask(have) {
-  if (asked) return;
-  asked = true;
-  trigger("missing", { have });
+function total() {
+  return count;
 }
 
 function preview(idle) {
@@ -89,7 +74,7 @@ function begin(head) {
   fillTable();
   if (matchMedia("(max-width: 900px)").matches) {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    root.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+    stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
   }
   render();
 }
@@ -102,12 +87,6 @@ function address(query) {
   if (theme) url.searchParams.set("__theme", theme);
   url.hash = "beta";
   return url.href;
-}
-
-function append(step) {
-  steps.push(step);
-  if (following) show(steps.length - 1);
-  else render();
 }
 
 function show(index) {
@@ -185,7 +164,7 @@ function fit() {
   const tall = about.images * (height + gap) - gap;
   const side = Math.max(SMALLEST, (clamp(0.55 * window.innerHeight, 380, 640) * width) / tall);
   const tile = Math.floor(Math.min(box.step - 6, side));
-  root.style.setProperty("--tile", `${tile}px`);
+  stage.style.setProperty("--tile", `${tile}px`);
   frames().forEach((image) => (image.style.aspectRatio = `${width} / ${tall}`));
   numbers.style.rowGap = `${(gap * tile) / width}px`;
   numbers.style.gridAutoRows = `${(height * tile) / width}px`;
@@ -200,7 +179,7 @@ function geometry() {
 
 // Everything but the pictures.
 function render() {
-  Object.assign(root.dataset, { state, steps: steps.length, shown: shown + 1 });
+  Object.assign(stage.dataset, { state, steps: steps.length, shown: shown + 1 });
   const words = {
     running: !steps.length ? "Starting" : steps.length === count ? "Judging the images" : "",
     finished: "Finished",
@@ -215,9 +194,7 @@ function render() {
   range.value = shown + 1;
   readout.textContent = steps.length ? readoutWords() : "";
   range.setAttribute("aria-valuetext", readout.textContent);
-  const moving = timer !== null || (following && state === "running");
-  play.setAttribute("aria-label", moving ? "Pause" : "Play");
-  play.querySelector("path").setAttribute("d", moving ? ICONS.pause : ICONS.play);
+  renderPlay();
   find(".basis").textContent = basis();
   markMissed();
   charts.forEach(draw);
@@ -259,19 +236,7 @@ function readoutWords() {
   return parts.join(" · ");
 }
 
-function seconds(value) {
-  if (value >= 90) return `${Math.round(value / 60)} min`;
-  return `${value < 9.95 ? value.toPrecision(2) : Math.round(value)} s`;
-}
-
 // Curves
-
-function svg(name, attributes, text) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const key in attributes) node.setAttribute(key, attributes[key]);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
 
 // The values of a chart by column, null where there is none; nothing where there are none yet.
 function valuesOf(key) {
@@ -393,7 +358,7 @@ function mark(i, x, y) {
 function point(i) {
   if (i === column && band.hidden === i < 0) return;
   column = i;
-  root.dataset.column = i < 0 ? "" : about.columns[i].name;
+  stage.dataset.column = i < 0 ? "" : about.columns[i].name;
   band.hidden = i < 0;
   if (i >= 0) {
     const { left, step } = geometry();
@@ -480,7 +445,7 @@ function row(kind, texts, scope = "row") {
 function buildMap(given) {
   map = given;
   measure = map.measures ? Object.keys(map.measures)[0] : null;
-  root.dataset.map = measure ? "there" : "none";
+  stage.dataset.map = measure ? "there" : "none";
   find(".map .about").textContent = map.about;
   if (!measure) return;
   for (const [key, { name }] of Object.entries(map.measures)) {
@@ -534,8 +499,8 @@ function markMap() {
   const betas = about.columns.map(({ beta }) => beta).filter((beta) => beta !== null);
   const [low, high] = [betas[0], betas.at(-1)];
   const inside = map.betas.map((beta, j) => ({ beta, j })).filter(({ beta }) => beta !== null && low <= beta && beta <= high);
-  root.querySelectorAll(".map td").forEach((cell) => cell.classList.remove("here"));
-  const cells = root.querySelectorAll(".map tbody tr")[map.ipcs.indexOf(nearest)].querySelectorAll("td");
+  stage.querySelectorAll(".map td").forEach((cell) => cell.classList.remove("here"));
+  const cells = stage.querySelectorAll(".map tbody tr")[map.ipcs.indexOf(nearest)].querySelectorAll("td");
   inside.forEach(({ j }) => cells[j].classList.add("here"));
   const here = find(".map .frame");
   here.hidden = !inside.length;
@@ -555,51 +520,6 @@ function markMap() {
     : `The run above, ${span} at IPC ${about.images}, lies between the studied β.`;
 }
 
-// Playing and scrubbing
-
-function scrub(index) {
-  stopPlaying();
-  following = state === "running" && index >= steps.length - 1;
-  show(index);
-}
-
-function stopPlaying() {
-  clearInterval(timer);
-  timer = null;
-}
-
-function toggle() {
-  if (!steps.length) return;
-  if (timer !== null || (following && state === "running")) {
-    stopPlaying();
-    following = false;
-    return render();
-  }
-  if (shown >= steps.length - 1 && state !== "running") show(0);
-  timer = setInterval(() => {
-    if (shown < steps.length - 1) return show(shown + 1);
-    stopPlaying();
-    following = state === "running";
-    render();
-  }, clamp(PLAY_MS / count, 60, 250));
-  render();
-}
-
-play.addEventListener("click", toggle);
-range.addEventListener("input", () => scrub(Math.min(Number(range.value), steps.length) - 1));
-
-function onKey(event) {
-  if (!element.isConnected) return document.removeEventListener("keydown", onKey);
-  const free = event.target === document.body || event.target === range;
-  if (!free || !root.checkVisibility() || !steps.length || event.ctrlKey || event.metaKey || event.altKey) return;
-  const moves = { ArrowLeft: shown - 1, ArrowRight: shown + 1, Home: 0, End: steps.length - 1 };
-  if (event.key === " ") toggle();
-  else if (event.key in moves) scrub(moves[event.key]);
-  else return;
-  event.preventDefault();
-}
-document.addEventListener("keydown", onKey);
-
 watch("value", () => receive(props.value));
 new ResizeObserver(() => {
   if (!about) return;
@@ -609,6 +529,6 @@ new ResizeObserver(() => {
   column = -1;
   point(marked);
   charts.forEach(draw);
-}).observe(root);
+}).observe(stage);
 fillTable();
 receive(props.value);

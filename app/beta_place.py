@@ -1,5 +1,7 @@
 """The place "β at a glance": one class at several β side by side. Controls, grid and curves, and their wiring."""
 
+from functools import partial
+
 import gradio as gr
 
 from app import words
@@ -24,10 +26,10 @@ from app.beta_run import (
 )
 from app.controls import html, text_of
 from app.downloads import Downloads
+from app.running import QUICK, Running, wire
 from app.session import Studio
 from app.settings import SETTINGS, defaults, max_steps, random_seed_limit, settings_of
 
-FULL = "Too many runs wait already: try again in a while"
 NAMES = ("label", "ipc", "seed", "eta", "steps")  # of the settings that this place lets one choose, beside β
 KINDS = {"png": "Picture PNG", "svg": "Picture SVG", "csv": "Figures CSV"}
 FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.querySelector('#beta-fetch').click())"
@@ -107,7 +109,7 @@ def beta_place(page: gr.Blocks, studio: Studio, downloads: Downloads, explore: d
                 preview(asked(bundle, start_values, start_betas)),
                 html_template=text_of("beta.html"),
                 css_template=text_of("beta.css"),
-                js_on_load=text_of("beta.js"),
+                js_on_load=text_of("player.js") + text_of("beta.js"),
                 apply_default_css=False,
                 padding=False,
                 elem_id="beta-stage",
@@ -120,8 +122,6 @@ def beta_place(page: gr.Blocks, studio: Studio, downloads: Downloads, explore: d
             fetch = gr.DownloadButton("File", visible="hidden", elem_id="beta-fetch")
 
     inputs = [*(settings[name] for name in NAMES), betas]
-    everything = [stage, notice, clock, start, stop, *files.values()]
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
     def run_of(session: BetaSession, values):
         """What the controls describe; ValueError where one is wrong."""
@@ -143,14 +143,14 @@ def beta_place(page: gr.Blocks, studio: Studio, downloads: Downloads, explore: d
         try:
             run = restored(bundle, dict(request.query_params))
         except ValueError as error:
-            return ready | {notice: _notice(f"This link cannot be followed: {error}")}
+            return ready | {notice: words.notice(f"This link cannot be followed: {error}")}
         if run is None:
             return ready
         session.rest = settings_of(run.run)
         shown = {settings[name]: session.rest[name] for name in NAMES}
         return ready | shown | {betas: words_of(run.betas), stage: preview(run)}
 
-    page.load(open_page, session, [*inputs, stage, notice, start], **quick)
+    page.load(open_page, session, [*inputs, stage, notice, start], **QUICK)
 
     def look_ahead(session: BetaSession, *values):
         if session.head:
@@ -161,85 +161,20 @@ def beta_place(page: gr.Blocks, studio: Studio, downloads: Downloads, explore: d
             return gr.skip()  # said when Start is pressed: a number may be half typed now
 
     for widget in inputs:
-        widget.change(look_ahead, [session, *inputs], stage, trigger_mode="always_last", **quick)
+        widget.change(look_ahead, [session, *inputs], stage, trigger_mode="always_last", **QUICK)
     dice.click(None, None, settings["seed"], js=f"() => Math.floor(Math.random() * {random_seed_limit() + 1})")
 
-    def ask(session: BetaSession, request: gr.Request, *values):
-        if session.ticket is not None:
-            return {notice: gr.skip()}
-        try:
-            session.wanted = run_of(session, values)
-        except ValueError as error:
-            return {notice: _notice(str(error))}
-        if studio.line.is_full():
-            return {notice: _notice(FULL)}
-        session.ticket = studio.line.join(request.session_hash)
-        ahead = studio.line.ahead(session.ticket)
-        return buttons(session) | {
-            notice: _notice(words.waiting(ahead), calm=True) if ahead else "",
-            clock: gr.Timer(active=ahead > 0),
-        }
-
-    def run(session: BetaSession):
-        if session.ticket is None:  # the settings were wrong, or Stop was quicker than the queue
-            yield {notice: gr.skip()}
-            return
-        first = {notice: "", clock: gr.Timer(active=False)}
-        for payload in play(studio, session):
-            yield first | {stage: payload}
-            first = {}
-        if session.is_finished:
-            yield buttons(session)
-
-    # Asked outside the queue, so that a wrong setting is told at once, and played inside it, as in Explore.
-    asking = start.click(ask, [session, *inputs], everything, trigger_mode="once", **quick)
-    running = asking.then(
-        run,
-        session,
-        everything,
-        concurrency_id="model",
-        concurrency_limit=1,
-        trigger_mode="multiple",
-        show_progress="hidden",
-        api_visibility="private",
+    place = Running(
+        session=session,
+        stage=stage,
+        notice=notice,
+        clock=clock,
+        start=start,
+        stop=stop,
+        others=list(files.values()),
+        buttons=buttons,
     )
-
-    def fail(session: BetaSession):
-        if session.ticket is None:  # Gradio calls a run that was stopped a failure too
-            return buttons(session)
-        if session.state == "running":
-            return {notice: gr.skip()}
-        if session.state != "broken":  # never begun: Gradio's own queue was full
-            studio.line.leave(session.ticket)
-            session.ticket = None
-            return buttons(session) | {notice: _notice(FULL), clock: gr.Timer(active=False)}
-        last = session.end("failed")
-        words_for_it = _notice("The run broke off: the server's log says why")
-        return buttons(session) | {stage: last, notice: words_for_it, clock: gr.Timer(active=False)}
-
-    running.failure(fail, session, everything, **quick)
-
-    def end(session: BetaSession):
-        studio.line.leave(session.ticket)
-        session.ticket = None
-        if session.state == "running":
-            session.end("stopped")
-        updates = {notice: "", clock: gr.Timer(active=False)} | buttons(session)
-        return updates | ({stage: session.ending()} if session.head else {})
-
-    stop.click(end, session, everything, cancels=[running], **quick)
-
-    def tell_place(session: BetaSession):
-        if session.ticket is None or session.state == "running":
-            return gr.skip()
-        return _notice(words.waiting(studio.line.ahead(session.ticket)), calm=True)
-
-    clock.tick(tell_place, session, notice, **quick)
-
-    def send_again(session: BetaSession, event: gr.EventData):
-        return session.since(int(event.have))
-
-    stage.missing(send_again, session, stage, **quick)
+    wire(place, studio, inputs, wanted=run_of, play=partial(play, studio))
 
     def hand_over(session: BetaSession, event: gr.EventData, *values):
         """The settings of one column for Explore, which shows it beside unguided and β = 0."""
@@ -250,7 +185,7 @@ def beta_place(page: gr.Blocks, studio: Studio, downloads: Downloads, explore: d
             raise gr.Error(words.as_sentence(str(error)), print_exception=False) from None
         return [wanted[name] for name in SETTINGS]
 
-    stage.open(hand_over, [session, *inputs], [explore[name] for name in SETTINGS], **quick).success(
+    stage.open(hand_over, [session, *inputs], [explore[name] for name in SETTINGS], **QUICK).success(
         None, None, None, js=TO_EXPLORE
     )
 
@@ -262,7 +197,7 @@ def beta_place(page: gr.Blocks, studio: Studio, downloads: Downloads, explore: d
             except ValueError as error:
                 raise gr.Error(words.as_sentence(str(error)), print_exception=False) from None
 
-        button.click(make, session, fetch, **quick).success(None, None, None, js=FETCH)
+        button.click(make, session, fetch, **QUICK).success(None, None, None, js=FETCH)
 
 
 def _slider(name: str, label: str, low: float, high: float, value: float) -> gr.Slider:
@@ -284,8 +219,3 @@ def _map(studio: Studio) -> dict:
         theirs = ", ".join(words.setting(name, value) for name, value in other.items())
         about += f" It was made with other settings than this page opens with ({theirs}), so it is only a guide here."
     return found | {"about": about}
-
-
-def _notice(sentence: str, *, calm: bool = False) -> str:
-    kind = "calm" if calm else "wrong"
-    return f"<p class='{kind}' role='alert'>{words.as_sentence(sentence)}</p>"

@@ -7,7 +7,6 @@ import csv
 import io
 import math
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from urllib.parse import urlencode
@@ -15,7 +14,7 @@ from urllib.parse import urlencode
 import torch
 from torch import Tensor
 
-from app.figures import frame_of, gap_of, noise_frame
+from app.figures import gap_of, noise_frame
 from app.session import Session, Studio
 from app.settings import SETTINGS, beta_range, checked, defaults, settings_of
 from app.settings import query_of as run_query
@@ -196,31 +195,11 @@ class BetaSession(Session):
 
 
 def play(studio: Studio, session: BetaSession) -> Iterator[dict]:
-    """The session's wanted run as payloads: its head, its steps, its end. One step at a time, whoever it is for.
-
-    Ends without another word where the visitor has stopped it, which the ticket tells.
-    """
-    run, ticket, started = session.wanted, session.ticket, time.monotonic()
-    try:
-        session.record, session.steps, session.state = BetaRecord(run, studio.bundle), [], "running"
-        session.head = {**about(run, studio.bundle), "kind": "start", "run": ticket, "count": run.run.steps}
-        session.head["query"] = query_of(run)
-        yield session.head
-        for step in studio.each(run.start(studio.bundle)):
-            if session.ticket != ticket:
-                return
-            session.record.add(step)
-            session.steps.append(_payload(step, ticket, time.monotonic() - started))
-            yield session.steps[-1]
-        with studio.turns:
-            session.record.judge()
-        if session.ticket == ticket:
-            yield session.end("finished")
-    except Exception:
-        session.state = "broken"
-        raise
-    finally:
-        studio.line.leave(ticket)
+    """The session's wanted run as payloads: its head, its steps, and once the judges were asked its end."""
+    run, bundle = session.wanted, studio.bundle
+    head = {**about(run, bundle), "kind": "start", "run": session.ticket, "count": run.run.steps}
+    record = BetaRecord(run, bundle)
+    return studio.follow(session, record, head | {"query": query_of(run)}, columns=1, finish=record.judge)
 
 
 def about(run: BetaRun, bundle: Bundle) -> dict:
@@ -248,21 +227,6 @@ def preview_of(run: BetaRun, bundle: Bundle) -> dict:
         "kind": "idle",
         "hint": "Every column starts from this noise. Press Start",
         "noise": noise_frame(noise, columns=1),
-    }
-
-
-def _payload(step: Step, ticket: int, elapsed: float) -> dict:
-    """One step: x̃0 of each column, at the last step the images themselves, and both terms, means over the column."""
-    last = step.index + 1 == step.steps
-    return {
-        "kind": "step",
-        "run": ticket,
-        "index": step.index,
-        "t": step.t,
-        "frames": [frame_of(batch.x if last else batch.x0, columns=1) for batch in step.batches],
-        "prototype": [round(float(batch.prototype.mean()), 5) for batch in step.batches],
-        "contextual": [round(float(batch.contextual.mean()), 5) for batch in step.batches],
-        "elapsed": round(elapsed, 3),
     }
 
 

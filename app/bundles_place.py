@@ -32,7 +32,7 @@ def bundles_place(tab: gr.Tab, shelf: Shelf, bundle: Bundle) -> None:
                 look = gr.Button("Open", variant="primary", elem_id="bundles-open", scale=0)
             notice = html("", "bundles-notice")
         else:
-            html(f"<p class='about'>{_text(OFF)}</p>", "bundles-notice")
+            html(f"<p class='about'>{words.as_sentence(OFF)}</p>", "bundles-notice")
     quick = {"queue": False, "api_visibility": "private"}
 
     def listed() -> str:
@@ -44,13 +44,13 @@ def bundles_place(tab: gr.Tab, shelf: Shelf, bundle: Bundle) -> None:
 
     def add(text: str, request: gr.Request) -> str:
         if not _is_local(request):
-            return _notice(OFF)
+            return words.notice(OFF)
         try:
             name = shelf.add_checked(text)
         except (ValueError, OSError) as error:
-            return _notice(sentence_of(error))
+            return words.notice(sentence_of(error))
         if shelf.path(name) == here:
-            return _notice("This is the bundle that is open", calm=True)
+            return words.notice("This is the bundle that is open", calm=True)
         return f"<p class='calm' role='alert'>It is a bundle: <a href='../{name}/#bundles'>open it</a>.</p>"
 
     for event in (look.click, path.submit):
@@ -63,11 +63,3 @@ def _is_local(request: gr.Request) -> bool:
     """Whether the page was asked for under this machine's own name, and not by way of a proxy."""
     host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
     return is_this_machine(host) and "x-forwarded-for" not in request.headers and "forwarded" not in request.headers
-
-
-def _notice(sentence: str, *, calm: bool = False) -> str:
-    return f"<p class='{'calm' if calm else 'wrong'}' role='alert'>{_text(sentence)}</p>"
-
-
-def _text(sentence: str) -> str:
-    return words.as_sentence(sentence)

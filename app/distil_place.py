@@ -12,6 +12,7 @@ from app.distillery import Distillery, Making, about, wanted
 from app.downloads import Downloads
 from app.learning import explanation, learning
 from app.lessons import Lesson, real_folder
+from app.running import QUICK
 from app.settings import MAX_IPC, beta_range, defaults, random_seed_limit
 from igds.bundle import Bundle
 from igds.distil import auto_beta
@@ -72,7 +73,6 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
                     halt = gr.Button("Stop training", interactive=False, elem_id="distil-halt")
                 curves = html("", "distil-curves")
 
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     settings = [ipc, auto, beta, seed]
     shown = [stage, start, stop, resume, archive, plan, teach, halt, curves, notice, memory]
 
@@ -100,7 +100,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
             teach: gr.Button(interactive=making.is_finished and not learns and not _lacking(bundle)),
             halt: gr.Button(interactive=learns),
             curves: learning(lesson, distillery.workshop.ahead(lesson)) if lesson else "",
-            notice: _notice(making.said) if making.state == "failed" else gr.skip(),
+            notice: words.notice(making.said) if making.state == "failed" else gr.skip(),
             memory: making.key,
         }
 
@@ -112,7 +112,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
                 making = distillery.find(key or "")
                 action(making)
             except (ValueError, OSError) as error:
-                return {notice: _notice(sentence_of(error))}
+                return {notice: words.notice(sentence_of(error))}
             return seen(making) | {notice: ""}
 
         return handler
@@ -121,9 +121,9 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         try:
             making = distillery.start(wanted(bundle, ipc=ipc, beta="auto" if auto else beta, seed=seed))
         except (ValueError, OSError) as error:
-            return {notice: _notice(sentence_of(error))}
+            return {notice: words.notice(sentence_of(error))}
         there = "This set is there already: the same settings give the same images." if making.is_finished else ""
-        return seen(making) | {notice: _notice(there, calm=True) if there else ""}
+        return seen(making) | {notice: words.notice(there, calm=True) if there else ""}
 
     def begin_lesson(making: Making):
         real_folder(bundle)
@@ -137,11 +137,11 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         if making.key in lessons:
             distillery.workshop.stop(lessons[making.key])
 
-    start.click(begin, settings, shown, **quick)
-    stop.click(with_set(distillery.workshop.stop), memory, shown, **quick)
-    resume.click(with_set(distillery.workshop.begin), memory, shown, **quick)
-    teach.click(with_set(begin_lesson), memory, shown, **quick)
-    halt.click(with_set(end_lesson), memory, shown, **quick)
+    start.click(begin, settings, shown, **QUICK)
+    stop.click(with_set(distillery.workshop.stop), memory, shown, **QUICK)
+    resume.click(with_set(distillery.workshop.begin), memory, shown, **QUICK)
+    teach.click(with_set(begin_lesson), memory, shown, **QUICK)
+    halt.click(with_set(end_lesson), memory, shown, **QUICK)
 
     def look(event: gr.EventData):
         try:
@@ -151,7 +151,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
             idle = gr.Button(interactive=False)
             return {
                 stage: gone,
-                notice: _notice(sentence_of(error)),
+                notice: words.notice(sentence_of(error)),
                 memory: "",
                 stop: idle,
                 resume: idle,
@@ -160,7 +160,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         have = int(event.have) if event.born == making.born else 0
         return seen(making, have, str(event.known))
 
-    stage.look(look, None, shown, **quick)
+    stage.look(look, None, shown, **QUICK)
 
     def open_page(key: str):
         if not key:
@@ -179,7 +179,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
             source: _source(bundle, made.ipc, is_auto),
         }
 
-    page.load(open_page, memory, [stage, *settings, source], **quick)
+    page.load(open_page, memory, [stage, *settings, source], **QUICK)
 
     def look_ahead(key, *values):
         ipc, auto, beta_now, seed = values
@@ -191,7 +191,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         return changes if key else changes | {stage: idle, plan: _plan(bundle, int(ipc))}
 
     for widget in settings:
-        widget.change(look_ahead, [memory, *settings], [stage, source, plan, beta], trigger_mode="always_last", **quick)
+        widget.change(look_ahead, [memory, *settings], [stage, source, plan, beta], trigger_mode="always_last", **QUICK)
     dice.click(None, None, seed, js=f"() => Math.floor(Math.random() * {random_seed_limit() + 1})")
 
     def make(key: str):
@@ -200,7 +200,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         except (ValueError, OSError) as error:
             raise gr.Error(words.as_sentence(sentence_of(error)), print_exception=False) from None
 
-    archive.click(make, memory, fetch, **quick).success(None, None, None, js=FETCH)
+    archive.click(make, memory, fetch, **QUICK).success(None, None, None, js=FETCH)
 
 
 def _slider(
@@ -259,8 +259,3 @@ def _state(making: Making, ahead: int) -> str:
         "failed": f"Broken off: {kept}",
         "finished": "Finished",
     }[making.state]
-
-
-def _notice(sentence: str, *, calm: bool = False) -> str:
-    kind = "calm" if calm else "wrong"
-    return f"<p class='{kind}' role='alert'>{words.as_sentence(sentence)}</p>"

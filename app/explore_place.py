@@ -8,10 +8,10 @@ import gradio as gr
 from app import words
 from app.controls import build_controls, html, needs_note, text_of
 from app.downloads import KINDS, Downloads, file_of, zip_of
+from app.running import QUICK, Running, wire
 from app.session import Session, Studio, preview_of
 from app.settings import SETTINGS, checked, defaults, restored
 
-FULL = "Too many runs wait already: try again in a while"
 FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.querySelector('#fetch').click())"
 
 
@@ -43,7 +43,6 @@ def explore_place(
 
     inputs = [controls.settings[name] for name in SETTINGS]
     start, stop, notice, single = controls.start, controls.stop, controls.notice, controls.single
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
     def buttons(session: Session) -> dict:
         """What can be clicked now."""
@@ -55,16 +54,14 @@ def explore_place(
         )
         return updates | {start: gr.Button(interactive=not busy), stop: gr.Button(interactive=busy)}
 
-    everything = [stage, results, notice, clock, start, stop, *files.values()]
-
     def open_page(remembered, session: Session, request: gr.Request):
         settings, complaints = restored(bundle, remembered, dict(request.query_params))
         own = settings != start_values or request.query_params.keys() & {"bundle", *SETTINGS}
         shown = recorded if recorded and not own else preview_of(checked(bundle, settings), bundle)
         ready = gr.Button(interactive=True)
-        return [*(settings[name] for name in SETTINGS), shown, _notice(*complaints), _single(settings), ready]
+        return [*(settings[name] for name in SETTINGS), shown, words.notice(*complaints), _single(settings), ready]
 
-    page.load(open_page, [memory, session], [*inputs, stage, notice, single, start], **quick)
+    page.load(open_page, [memory, session], [*inputs, stage, notice, single, start], **QUICK)
 
     def look_ahead(session: Session, *values):
         settings = dict(zip(SETTINGS, values))
@@ -76,94 +73,36 @@ def explore_place(
 
     for name in ("label", "ipc", "beta", "seed", "reference"):
         controls.settings[name].change(
-            look_ahead, [session, *inputs], [stage, single], trigger_mode="always_last", **quick
+            look_ahead, [session, *inputs], [stage, single], trigger_mode="always_last", **QUICK
         )
 
-    def ask(session: Session, request: gr.Request, *values):
-        if session.ticket is not None:
-            return {notice: gr.skip()}
-        try:
-            session.wanted = checked(bundle, dict(zip(SETTINGS, values)))
-        except ValueError as error:
-            return {notice: _notice(str(error))}
-        if studio.line.is_full():
-            return {notice: _notice(FULL)}
-        session.ticket = studio.line.join(request.session_hash)
-        ahead = studio.line.ahead(session.ticket)
-        waits = {
-            notice: _notice(words.waiting(ahead), calm=True) if ahead else "",
-            clock: gr.Timer(active=ahead > 0),
-        }
-        settings = dict(zip(SETTINGS, values))
-        return buttons(session) | waits | {memory: settings, results: ""}
-
-    def play(session: Session):
-        if session.ticket is None:  # the settings were wrong, or Stop was quicker than the queue
-            yield {notice: gr.skip()}
-            return
-        first = {notice: "", clock: gr.Timer(active=False)}
-        for payload in studio.play(session):
-            yield first | {stage: payload}
-            first = {}
-        if session.is_finished:
-            yield buttons(session)
-            yield {results: studio.judged(session.record)}
-
-    # Asked outside the queue, so that a wrong setting is told at once, and played inside it.
-    asked = start.click(ask, [session, *inputs], [memory, *everything], trigger_mode="once", **quick)
-    run = asked.then(
-        play,
-        session,
-        everything,
-        concurrency_id="model",
-        concurrency_limit=1,
-        trigger_mode="multiple",
-        show_progress="hidden",
-        api_visibility="private",
-    )
-
-    def fail(session: Session):
-        if session.ticket is None:  # Gradio calls a run that was stopped a failure too
-            return buttons(session)
-        if session.state == "running":
-            return {notice: gr.skip()}
-        if session.state != "broken":  # never begun: Gradio's own queue was full
-            studio.line.leave(session.ticket)
-            session.ticket = None
-            return buttons(session) | {notice: _notice(FULL), clock: gr.Timer(active=False)}
-        last = session.end("failed")
-        words_for_it = _notice("The run broke off: the server's log says why")
-        return buttons(session) | {stage: last, notice: words_for_it, clock: gr.Timer(active=False)}
-
-    run.failure(fail, session, everything, **quick)
-
-    def end(session: Session):
-        studio.line.leave(session.ticket)
-        session.ticket = None
-        updates = {notice: "", clock: gr.Timer(active=False)}
-        if session.state == "running":
-            session.end("stopped")
+    def ended(session: Session) -> dict:
         if session.state == "stopped":
-            updates[results] = words.stopped(session.record.run, len(session.steps))
-        elif session.is_finished:  # just before Stop, or it is an earlier run than the one that waited
-            updates[results] = studio.judged(session.record)
-        if session.head:
-            updates[stage] = session.ending()
-        return updates | buttons(session)
+            return {results: words.stopped(session.record.run, len(session.steps))}
+        if session.is_finished:  # just before Stop, or it is an earlier run than the one that waited
+            return {results: studio.judged(session.record)}
+        return {}
 
-    stop.click(end, session, everything, cancels=[run], **quick)
-
-    def tell_place(session: Session):
-        if session.ticket is None or session.state == "running":
-            return gr.skip()
-        return _notice(words.waiting(studio.line.ahead(session.ticket)), calm=True)
-
-    clock.tick(tell_place, session, notice, **quick)
-
-    def send_again(session: Session, event: gr.EventData):
-        return session.since(int(event.have))
-
-    stage.missing(send_again, session, stage, **quick)
+    place = Running(
+        session=session,
+        stage=stage,
+        notice=notice,
+        clock=clock,
+        start=start,
+        stop=stop,
+        others=[memory, results, *files.values()],
+        buttons=buttons,
+        begun=lambda values: {memory: dict(zip(SETTINGS, values)), results: ""},
+        finished=lambda session: {results: studio.judged(session.record)},
+        ended=ended,
+    )
+    wire(
+        place,
+        studio,
+        inputs,
+        wanted=lambda session, values: checked(bundle, dict(zip(SETTINGS, values))),
+        play=studio.play,
+    )
 
     def leave(request: gr.Request):
         studio.line.forget(request.session_hash)
@@ -178,7 +117,7 @@ def explore_place(
             except ValueError as error:
                 raise gr.Error(words.as_sentence(str(error)), print_exception=False) from None
 
-        button.click(make, session, fetch, **quick).success(None, None, None, js=FETCH)
+        button.click(make, session, fetch, **QUICK).success(None, None, None, js=FETCH)
 
     _api(studio, downloads, start_values)
     return controls.settings
@@ -190,7 +129,7 @@ def stage_of(payload: dict) -> gr.HTML:
         payload,
         html_template=text_of("stage.html"),
         css_template=text_of("stage.css"),
-        js_on_load=text_of("stage.js"),
+        js_on_load=text_of("player.js") + text_of("stage.js"),
         apply_default_css=False,
         padding=False,
         elem_id="stage",
@@ -204,11 +143,6 @@ def _served(path: Path) -> str | None:
         return None
     gr.set_static_paths([path.resolve()])
     return f"gradio_api/file={quote(str(path.resolve()))}"
-
-
-def _notice(*sentences: str, calm: bool = False) -> str:
-    kind = "calm" if calm else "wrong"
-    return "".join(f"<p class='{kind}' role='alert'>{words.as_sentence(sentence)}</p>" for sentence in sentences)
 
 
 def _single(settings: dict) -> gr.Column:

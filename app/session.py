@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -151,22 +151,38 @@ class Studio:
             events.close()
 
     def play(self, session: Session) -> Iterator[dict]:
-        """The session's wanted run as payloads for the stage: its head, its steps, its end.
+        """The session's wanted run as payloads for Explore's stage: its head, its steps, its end."""
+        run = session.wanted
+        return self.follow(session, Record(run, self.bundle), head_of(run, self.bundle, session.ticket))
 
-        Ends without another word where the visitor has stopped it, which the ticket tells.
+    def follow(
+        self,
+        session: Session,
+        record,
+        head: dict,
+        *,
+        columns: int | None = None,
+        finish: Callable[[], None] = lambda: None,
+    ) -> Iterator[dict]:
+        """Start the session's wanted run: its `head`, its steps (also into `record`), and after `finish` its end.
+
+        `columns` is that of the grids. Ends without another word where the visitor has stopped it, which the ticket
+        tells.
         """
-        run, ticket, started = session.wanted, session.ticket, time.monotonic()
+        ticket, started = session.ticket, time.monotonic()
         try:
-            session.record, session.steps, session.state = Record(run, self.bundle), [], "running"
-            session.head = head_of(run, self.bundle, ticket)
-            yield session.head
-            for step in self.each(run.start(self.bundle)):
+            session.record, session.steps, session.state, session.head = record, [], "running", head
+            yield head
+            for step in self.each(session.wanted.start(self.bundle)):
                 if session.ticket != ticket:
                     return
-                session.record.add(step)
-                session.steps.append(payload_of(step, ticket, time.monotonic() - started))
+                record.add(step)
+                session.steps.append(payload_of(step, ticket, time.monotonic() - started, columns=columns))
                 yield session.steps[-1]
-            yield session.end("finished")
+            with self.turns:
+                finish()
+            if session.ticket == ticket:
+                yield session.end("finished")
         except Exception:
             session.state = "broken"
             raise
@@ -222,15 +238,18 @@ def head_of(run: Run, bundle: Bundle, ticket: int) -> dict:
     }
 
 
-def payload_of(step: Step, ticket: int, elapsed: float) -> dict:
-    """One step for the stage: x̃0 of each column, at the last step the images themselves, and the two curves' points."""
+def payload_of(step: Step, ticket: int, elapsed: float, *, columns: int | None = None) -> dict:
+    """One step for a stage: x̃0 of each column, at the last step the images themselves, and the two curves' points.
+
+    A column's images stand in the squarest grid, or in one of `columns` columns.
+    """
     last = step.index + 1 == step.steps
     return {
         "kind": "step",
         "run": ticket,
         "index": step.index,
         "t": step.t,
-        "frames": [frame_of(batch.x if last else batch.x0) for batch in step.batches],
+        "frames": [frame_of(batch.x if last else batch.x0, columns=columns) for batch in step.batches],
         "prototype": [round(float(batch.prototype.mean()), 5) for batch in step.batches],
         "contextual": [round(float(batch.contextual.mean()), 5) for batch in step.batches],
         "elapsed": round(elapsed, 3),

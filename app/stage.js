@@ -1,22 +1,11 @@
-// Runs once a page inside gr.HTML, which gives it `element`, `props`, `watch` and `trigger`. It keeps every step that
-// the server sends, so that scrubbing, playing and the cursors on the curves need no server.
+// Runs once a page inside gr.HTML, after player.js, which keeps the steps and lets them play.
 
-const stage = element.querySelector(".stage");
-const find = (selector) => stage.querySelector(selector);
 const columns = [...stage.querySelectorAll("[data-column]")];
 const charts = [...stage.querySelectorAll(".curve")];
-const [play, range, readout, link] = [".play", ".range", ".readout", ".link"].map(find);
-const ICONS = { play: "M4 2.5v11l9-5.5z", pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z" };
-const PLAY_MS = 5000; // of a whole run, as long as its frames are neither a flicker nor a slide show
+const link = find(".link");
 const LOWEST = -1; // the class term is unbounded below while the picture is noise
 
 let head = null; // of the run on the stage
-let steps = [];
-let state = "idle";
-let shown = -1;
-let following = true; // the newest step is shown as it comes
-let timer = null; // while playing
-let asked = false;
 let tile = -1;
 
 function receive(payload) {
@@ -44,11 +33,8 @@ function receive(payload) {
   }
 }
 
-// Two steps that arrive within one turn of the page leave only the later one in props.value: the server has the rest.
-function ask(have) {
-  if (asked) return;
-  asked = true;
-  trigger("missing", { have });
+function total() {
+  return head.count;
 }
 
 function preview(idle) {
@@ -99,12 +85,6 @@ function describe(about) {
   });
 }
 
-function append(step) {
-  steps.push(step);
-  if (following) show(steps.length - 1);
-  else render();
-}
-
 function show(index) {
   shown = Math.max(0, Math.min(index, steps.length - 1));
   const step = steps[shown];
@@ -146,9 +126,7 @@ function render() {
   range.value = shown + 1;
   readout.textContent = any ? readoutWords() : "";
   range.setAttribute("aria-valuetext", readout.textContent);
-  const moving = timer !== null || (following && state === "running");
-  play.setAttribute("aria-label", moving ? "Pause" : "Play");
-  play.querySelector("path").setAttribute("d", moving ? ICONS.pause : ICONS.play);
+  renderPlay();
   charts.forEach((figure) => draw(figure, head));
 }
 
@@ -160,11 +138,6 @@ function readoutWords() {
   return parts.join(" · ");
 }
 
-function seconds(value) {
-  if (value >= 90) return `${Math.round(value / 60)} min`;
-  return `${value < 9.95 ? value.toPrecision(2) : Math.round(value)} s`;
-}
-
 function address() {
   const url = new URL(location.href);
   const theme = url.searchParams.get("__theme");
@@ -174,13 +147,6 @@ function address() {
 }
 
 // Curves
-
-function svg(name, attributes, text) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const key in attributes) node.setAttribute(key, attributes[key]);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
 
 function draw(figure, about) {
   const chart = figure.querySelector("svg");
@@ -278,60 +244,12 @@ function spread(labels, y, gap, bottom) {
   return placed;
 }
 
-// Playing and scrubbing
-
-function scrub(index) {
-  stopPlaying();
-  following = state === "running" && index >= steps.length - 1;
-  show(index);
-}
-
-function stopPlaying() {
-  clearInterval(timer);
-  timer = null;
-}
-
-function toggle() {
-  if (!steps.length) return;
-  if (timer !== null || (following && state === "running")) {
-    stopPlaying();
-    following = false;
-    return render();
-  }
-  if (shown >= steps.length - 1 && state !== "running") show(0);
-  timer = setInterval(() => {
-    if (shown < steps.length - 1) return show(shown + 1);
-    stopPlaying();
-    following = state === "running";
-    render();
-  }, Math.max(60, Math.min(250, PLAY_MS / head.count)));
-  render();
-}
-
 // From its beginning, unless the visitor's system asks for calm: then its last step stands.
 function playRecording() {
   if (timer !== null || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   show(0);
   toggle();
 }
-
-play.addEventListener("click", toggle);
-range.addEventListener("input", () => {
-  // The track is as long as the whole run: what has not been computed yet cannot be shown.
-  scrub(Math.min(Number(range.value), steps.length) - 1);
-});
-
-function onKey(event) {
-  if (!element.isConnected) return document.removeEventListener("keydown", onKey);
-  const free = event.target === document.body || event.target === range || event.target === stage;
-  if (!free || !stage.checkVisibility() || !steps.length || event.ctrlKey || event.metaKey || event.altKey) return;
-  const moves = { ArrowLeft: shown - 1, ArrowRight: shown + 1, Home: 0, End: steps.length - 1 };
-  if (event.key === " ") toggle();
-  else if (event.key in moves) scrub(moves[event.key]);
-  else return;
-  event.preventDefault();
-}
-document.addEventListener("keydown", onKey);
 
 link.addEventListener("click", async () => {
   const text = address();

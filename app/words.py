@@ -64,6 +64,12 @@ def tau_words(bundle: Bundle) -> str:
     )
 
 
+def notice(*sentences: str, calm: bool = False) -> str:
+    """What is said beside the controls, HTML: what went wrong, or, `calm`, what is the case."""
+    kind = "calm" if calm else "wrong"
+    return "".join(f"<p class='{kind}' role='alert'>{as_sentence(sentence)}</p>" for sentence in sentences)
+
+
 def images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-import app.beta_run
+import app.session
 from app.ui import LOOK, build
 
 PATIENCE = 60_000  # a limit against hanging, far above what anything takes
@@ -37,7 +37,7 @@ def bare_address(tiny_bundle):
 @pytest.fixture
 def brake(monkeypatch):
     """Cleared, it holds every run of this place between two steps: the tiny bundle's are over in a moment."""
-    free, frame_of = threading.Event(), app.beta_run.frame_of
+    free, frame_of = threading.Event(), app.session.frame_of
     free.set()
     free.seconds = PATIENCE / 1000
 
@@ -45,7 +45,7 @@ def brake(monkeypatch):
         free.wait(free.seconds)
         return frame_of(*given, **named)
 
-    monkeypatch.setattr(app.beta_run, "frame_of", held)
+    monkeypatch.setattr(app.session, "frame_of", held)
     yield free
     free.set()
 

@@ -1,0 +1,96 @@
+// Comes before the script of a stage inside gr.HTML, which gives both `element`, `props`, `watch` and `trigger`. It keeps
+// every step that the server sends, so that playing and scrubbing need no server. The stage's own script has `total()`,
+// how many steps there will be, `show(index)` and `render()`.
+
+const stage = element.querySelector("[data-state]");
+const find = (selector) => stage.querySelector(selector);
+const [play, range, readout] = [".play", ".range", ".readout"].map(find);
+const ICONS = { play: "M4 2.5v11l9-5.5z", pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z" };
+const PLAY_MS = 5000; // of a whole run, as long as its frames are neither a flicker nor a slide show
+
+let steps = [];
+let state = "idle";
+let shown = -1;
+let following = true; // the newest step is shown as it comes
+let timer = null; // while playing
+let asked = false;
+
+// Two steps that arrive within one turn of the page leave only the later one in props.value: the server has the rest.
+function ask(have) {
+  if (asked) return;
+  asked = true;
+  trigger("missing", { have });
+}
+
+function append(step) {
+  steps.push(step);
+  if (following) show(steps.length - 1);
+  else render();
+}
+
+function isMoving() {
+  return timer !== null || (following && state === "running");
+}
+
+function renderPlay() {
+  play.setAttribute("aria-label", isMoving() ? "Pause" : "Play");
+  play.querySelector("path").setAttribute("d", isMoving() ? ICONS.pause : ICONS.play);
+}
+
+function scrub(index) {
+  stopPlaying();
+  following = state === "running" && index >= steps.length - 1;
+  show(index);
+}
+
+function stopPlaying() {
+  clearInterval(timer);
+  timer = null;
+}
+
+function toggle() {
+  if (!steps.length) return;
+  if (isMoving()) {
+    stopPlaying();
+    following = false;
+    return render();
+  }
+  if (shown >= steps.length - 1 && state !== "running") show(0);
+  timer = setInterval(() => {
+    if (shown < steps.length - 1) return show(shown + 1);
+    stopPlaying();
+    following = state === "running";
+    render();
+  }, Math.max(60, Math.min(250, PLAY_MS / total())));
+  render();
+}
+
+play.addEventListener("click", toggle);
+range.addEventListener("input", () => {
+  // The track is as long as the whole run: what has not been computed yet cannot be shown.
+  scrub(Math.min(Number(range.value), steps.length) - 1);
+});
+
+function onKey(event) {
+  if (!element.isConnected) return document.removeEventListener("keydown", onKey);
+  const free = event.target === document.body || event.target === range || event.target === stage;
+  if (!free || !stage.checkVisibility() || !steps.length || event.ctrlKey || event.metaKey || event.altKey) return;
+  const moves = { ArrowLeft: shown - 1, ArrowRight: shown + 1, Home: 0, End: steps.length - 1 };
+  if (event.key === " ") toggle();
+  else if (event.key in moves) scrub(moves[event.key]);
+  else return;
+  event.preventDefault();
+}
+document.addEventListener("keydown", onKey);
+
+function seconds(value) {
+  if (value >= 90) return `${Math.round(value / 60)} min`;
+  return `${value < 9.95 ? value.toPrecision(2) : Math.round(value)} s`;
+}
+
+function svg(name, attributes, text) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const key in attributes) node.setAttribute(key, attributes[key]);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
