@@ -8,12 +8,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 import app.session
 from app.ui import LOOK, build
+from tests.app.visitor import PATIENCE, Visitor
 
-PATIENCE = 60_000  # a limit against hanging, far above what anything takes
 KEYS = ("prototype", "contextual", "accuracy", "recognised_diversity")
 
 
@@ -50,16 +50,10 @@ def brake(monkeypatch):
     free.set()
 
 
-class Visitor:
-    def __init__(self, browser: Browser, address: str):
-        self.address, self.complaints = address, []
-        self.context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
-        self.context.set_default_timeout(PATIENCE)
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+class Comparer(Visitor):
+    """A visitor of the place β at a glance."""
 
-    def open(self, query: str = "") -> "Visitor":
+    def open(self, query: str = "") -> "Comparer":
         self.page.goto(f"{self.address}{query}#beta")
         expect(self.page.locator(".beta .column img").first).to_be_visible(timeout=PATIENCE)
         if "betas" in query:
@@ -74,17 +68,17 @@ class Visitor:
     def number(self, name: str):
         return self.page.locator(f"#{name} input[type=number]")
 
-    def start(self) -> "Visitor":
+    def start(self) -> "Comparer":
         self.page.click("#beta-start")
         return self
 
-    def until(self, condition: str) -> "Visitor":
+    def until(self, condition: str) -> "Comparer":
         """Wait for a condition on `beta`, the data attributes of the grid and its curves."""
         script = f"(() => {{ const beta = document.querySelector('.beta')?.dataset; return beta && ({condition}); }})()"
         self.page.wait_for_function(script, timeout=PATIENCE)
         return self
 
-    def finish(self) -> "Visitor":
+    def finish(self) -> "Comparer":
         return self.until("beta.state === 'finished'")
 
     def frames(self) -> list[str]:
@@ -117,8 +111,8 @@ class Visitor:
 def visit(browser, studied_address):
     visitors = []
 
-    def new(address: str = studied_address) -> Visitor:
-        visitors.append(Visitor(browser, address))
+    def new(address: str = studied_address) -> Comparer:
+        visitors.append(Comparer(browser, address))
         return visitors[-1]
 
     yield new

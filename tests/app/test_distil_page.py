@@ -6,12 +6,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 import app.distillery
 from app.ui import LOOK, build
-
-PATIENCE = 60_000  # a limit against hanging, far above what anything takes
+from tests.app.visitor import PATIENCE, Visitor
 
 
 @pytest.fixture(scope="module")
@@ -39,33 +38,27 @@ def brake(monkeypatch):
     free.set()
 
 
-class Visitor:
-    def __init__(self, browser: Browser, address: str):
-        self.address, self.complaints = address, []
-        self.context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
-        self.context.set_default_timeout(PATIENCE)
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+class Distiller(Visitor):
+    """A visitor of the place Distil."""
 
-    def open(self, query: str = "#distil") -> "Visitor":
+    def open(self, query: str = "#distil") -> "Distiller":
         self.page.goto(self.address + query)
         expect(self.page.locator(".set .row")).to_have_count(3, timeout=PATIENCE)
         return self
 
-    def start(self, **numbers) -> "Visitor":
+    def start(self, **numbers) -> "Distiller":
         for name, value in numbers.items():
             self.page.locator(f"#distil-{name} input[type=number]").fill(str(value))
         self.page.click("#distil-start")
         return self
 
-    def until(self, condition: str) -> "Visitor":
+    def until(self, condition: str) -> "Distiller":
         """Wait for a condition on `set`, the data attributes of the set."""
         script = f"(() => {{ const set = document.querySelector('.set')?.dataset; return set && ({condition}); }})()"
         self.page.wait_for_function(script, timeout=PATIENCE)
         return self
 
-    def finish(self) -> "Visitor":
+    def finish(self) -> "Distiller":
         return self.until("set.state === 'finished' && set.done === '3'")
 
     def tile(self, row: int, image: int):
@@ -81,8 +74,8 @@ class Visitor:
 def visit(browser, address):
     visitors = []
 
-    def new() -> Visitor:
-        visitors.append(Visitor(browser, address))
+    def new() -> Distiller:
+        visitors.append(Distiller(browser, address))
         return visitors[-1]
 
     yield new

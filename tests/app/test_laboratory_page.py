@@ -7,29 +7,18 @@ from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
-PATIENCE = 120_000  # a limit against hanging, far above what anything takes
+from tests.app.visitor import PATIENCE, Visitor
+
 PICTURES = "[...document.querySelectorAll('.lab canvas')].map((canvas) => canvas.toDataURL())"
 
 
-class Student:
-    """One visitor; notes what a page should never do."""
+class Student(Visitor):
+    """A visitor of the place Laboratory, with motion reduced unless the options say otherwise."""
 
     def __init__(self, browser: Browser, address: str, **options):
-        self.address, self.outside, self.complaints = address, [], []
-        usual = {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce"}
-        self.context = browser.new_context(accept_downloads=True, **(usual | options))
-        self.context.set_default_timeout(PATIENCE)
-        self.context.on("request", self._note_request)
-        self.page: Page = self.context.new_page()
-        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _note_request(self, request):
-        parts = urlsplit(request.url)
-        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
-            self.outside.append(request.url)
+        super().__init__(browser, address, **({"reduced_motion": "reduce"} | options))
 
     def open(self, lab: str = "", query: str = "") -> "Student":
         self.page.goto(f"{self.address}?{query}{f'lab={lab}' if lab else ''}#laboratory")

@@ -3,10 +3,6 @@
 import csv
 import io
 import json
-import socket
-import subprocess
-import sys
-import threading
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +12,7 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import expect
 
 from app.explore_place import stage_of
 from app.session import Session, Studio
@@ -24,53 +20,16 @@ from app.settings import checked, defaults
 from app.ui import LOOK, build
 from igds.sampling import SOLVERS
 from igds.study import read_study
+from tests.app.visitor import PATIENCE, Visitor
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "?ipc=50&steps=100"
-PATIENCE = 60_000  # a limit against hanging, far above what anything takes
 
 
-@pytest.fixture(scope="module")
-def address(tiny_bundle_path, tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("page") / "stderr.txt"
-    command = [sys.executable, ROOT / "app" / "main.py", "--bundle", tiny_bundle_path, "--port", str(port)]
-    with log.open("w") as stderr:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
-        guard = threading.Timer(120, server.kill)
-        guard.start()
-        try:
-            line = server.stdout.readline()
-            assert f"http://127.0.0.1:{port}" in line, log.read_text()
-            guard.cancel()
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            guard.cancel()
-            server.terminate()
-            server.wait(30)
-    assert "Traceback" not in log.read_text(), log.read_text()
+class Explorer(Visitor):
+    """A visitor of the place Explore."""
 
-
-class Visitor:
-    """One visitor in a browser context of their own; notes what a page should never do."""
-
-    def __init__(self, browser: Browser, address: str):
-        self.address, self.outside, self.complaints = address, [], []
-        self.context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
-        self.context.set_default_timeout(PATIENCE)
-        self.context.on("request", self._note_request)
-        self.page: Page = self.context.new_page()
-        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _note_request(self, request):
-        parts = urlsplit(request.url)
-        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
-            self.outside.append(request.url)
-
-    def open(self, query: str = "") -> "Visitor":
+    def open(self, query: str = "") -> "Explorer":
         self.page.goto(self.address + query)
         expect(self.page.locator(".stage .real img")).to_be_visible(timeout=PATIENCE)
         expect(self.page.locator("#start")).to_be_enabled(timeout=PATIENCE)
@@ -89,11 +48,11 @@ class Visitor:
     def frames(self) -> list[str]:
         return [image.get_attribute("src") for image in self.page.locator(".stage .sheet img").all()]
 
-    def start(self) -> "Visitor":
+    def start(self) -> "Explorer":
         self.page.click("#start")
         return self
 
-    def until(self, condition: str) -> "Visitor":
+    def until(self, condition: str) -> "Explorer":
         """Wait for a condition on `stage`, the stage's data attributes."""
         script = (
             f"(() => {{ const stage = document.querySelector('.stage')?.dataset; return stage && ({condition}); }})()"
@@ -101,7 +60,7 @@ class Visitor:
         self.page.wait_for_function(script, timeout=PATIENCE)
         return self
 
-    def finish(self) -> "Visitor":
+    def finish(self) -> "Explorer":
         self.until("stage.state === 'finished'")
         expect(self.page.locator("#results table")).to_be_visible(timeout=PATIENCE)
         return self
@@ -117,8 +76,8 @@ class Visitor:
 def visit(browser, address):
     visitors = []
 
-    def new() -> Visitor:
-        visitors.append(Visitor(browser, address))
+    def new() -> Explorer:
+        visitors.append(Explorer(browser, address))
         return visitors[-1]
 
     yield new
@@ -221,7 +180,7 @@ def test_a_recording_plays_by_itself_is_marked_and_leaves_the_address_alone(brow
     with gr.Blocks() as page:
         stage_of(session.since(0))
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, inbrowser=False)
-    visitor = Visitor(browser, address)
+    visitor = Explorer(browser, address)
     try:
         visitor.page.goto(address)
         visitor.until("stage.shown === '3'").until("stage.shown === '10'")
@@ -426,7 +385,7 @@ def studied_address(studied_bundle, study_file, recording_file):
 
 @pytest.fixture
 def visit_studied(browser, studied_address):
-    visitor = Visitor(browser, studied_address)
+    visitor = Explorer(browser, studied_address)
     yield visitor
     visitor.context.close()
     assert visitor.outside == [] and visitor.complaints == []
@@ -461,7 +420,7 @@ def test_who_comes_by_a_link_sees_its_noise_and_no_recording(visit_studied, quer
 
 
 def test_who_asks_for_calm_gets_the_recording_s_last_step(browser, studied_address):
-    visitor = Visitor(browser, studied_address)
+    visitor = Explorer(browser, studied_address)
     visitor.page.emulate_media(reduced_motion="reduce")
     visitor.open().until("stage.shown === '10'")
     expect(visitor.page.locator(".play")).to_have_attribute("aria-label", "Play")
@@ -502,7 +461,7 @@ def test_a_damaged_study_and_a_damaged_recording_leave_the_page_whole(
 ):
     (tmp_path / "recording.json").write_text('{"payloads": [')
     with page_of(tiny_bundle, study=study_file, recording=tmp_path / "recording.json") as address:
-        visitor = Visitor(browser, address).open("")
+        visitor = Explorer(browser, address).open("")
         assert visitor.stage("state") == "idle"
         assert visitor.page.locator("#the-study").count() == 0
         visitor.start().finish()
@@ -517,7 +476,7 @@ def test_a_study_with_broken_records_is_one_sentence_in_the_results(browser, stu
     study = read_study(study_file, studied_bundle)
     (tmp_path / "study.json").write_text(json.dumps(study | {"records": [{"label": "Circle"}]}))
     with page_of(studied_bundle, study=tmp_path / "study.json", recording=tmp_path / "none.json") as address:
-        visitor = Visitor(browser, address).open("").start().finish()
+        visitor = Explorer(browser, address).open("").start().finish()
         assert "The study is damaged" in visitor.page.inner_text("#results .expected")
         assert visitor.page.locator(".against").count() == 0
         visitor.context.close()
