@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import torch
 from torch.profiler import profile
@@ -149,13 +148,6 @@ def main() -> None:
         )
         print_share(bundle, three)
     print_profile(bundle, paired(0, image_seeds(0, 0, 8), guidance))
-    if bundle.prior.config.space_to_depth > 1:
-        full = UNetPrior(replace(bundle.prior.config, space_to_depth=1)).to(bundle.device).eval()
-        compare(
-            "24 images through the same UNet at full size / space-to-depth",
-            lambda: prior_seconds(full, 24),
-            lambda: prior_seconds(bundle.prior, 24),
-        )
 
 
 if __name__ == "__main__":
