@@ -1,6 +1,8 @@
 """Start and Stop of a place: the line before the model, what is said meanwhile, and how a run ends, however it does."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
@@ -9,6 +11,7 @@ from app import words
 from app.session import Session, Studio
 
 FULL = "Too many runs wait already: try again in a while"
+A_GLANCE = 0.08  # seconds between two pictures that the eye still takes for motion
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -71,7 +74,7 @@ def wire(
             yield {notice: gr.skip()}
             return
         first = at_rest
-        for payload in play(session):
+        for payload in in_glances(play(session)):
             yield first | {stage: payload}
             first = {}
         if session.is_finished:
@@ -128,3 +131,18 @@ def wire(
         return session.since(int(event.have))
 
     stage.missing(send_again, session, stage, **QUICK)
+
+
+def in_glances(payloads: Iterable[dict], seconds: float = A_GLANCE) -> Iterator[dict]:
+    """The payloads of a run, steps that follow each other within `seconds` as one: sending costs more than a fast step.
+
+    Nothing but steps waits, and none for longer than the next one takes.
+    """
+    held, shown = [], -math.inf  # when the last step was sent
+    for payload in payloads:
+        held.append(payload)
+        is_step = payload["kind"] == "step"
+        if is_step and time.monotonic() - shown < seconds:
+            continue
+        yield held[0] if len(held) == 1 else {"kind": "many", "payloads": held}
+        held, shown = [], time.monotonic() if is_step else shown
