@@ -69,7 +69,7 @@ function begin(head) {
   lay(head);
   if (noise && same) frames().forEach((image) => paint(image, noise, "Noise"));
   range.max = count;
-  history.replaceState(history.state, "", address(head.query));
+  history.replaceState(history.state, "", addressOf(head.query));
   find(".said").textContent = "";
   fillTable();
   if (matchMedia("(max-width: 900px)").matches) {
@@ -77,16 +77,6 @@ function begin(head) {
     stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
   }
   render();
-}
-
-// The one that reopens this place with these settings.
-function address(query) {
-  const url = new URL(location.href);
-  const theme = url.searchParams.get("__theme");
-  url.search = query;
-  if (theme) url.searchParams.set("__theme", theme);
-  url.hash = "beta";
-  return url.href;
 }
 
 function show(index) {
@@ -162,7 +152,9 @@ function fit() {
   if (!box.width) return;
   const { height, width, gap } = about.tile;
   const tall = about.images * (height + gap) - gap;
-  const side = Math.max(SMALLEST, (clamp(0.55 * window.innerHeight, 380, 640) * width) / tall);
+  const isPresented = document.body.classList.contains("presenting");
+  const room = isPresented ? window.innerHeight - 470 : clamp(0.55 * window.innerHeight, 380, 640);
+  const side = Math.max(SMALLEST, (room * width) / tall);
   const tile = Math.floor(Math.min(box.step - 6, side));
   stage.style.setProperty("--tile", `${tile}px`);
   frames().forEach((image) => (image.style.aspectRatio = `${width} / ${tall}`));
@@ -463,13 +455,20 @@ function buildMap(given) {
   fillMap();
 }
 
+// The measure that is shown, over its own rows and columns where it has some.
+function chosen() {
+  return { ...map, ...map.measures[measure] };
+}
+
 function fillMap() {
-  const { cells } = map.measures[measure];
+  const { cells, ipcs, betas, about: words } = chosen();
+  find(".about-measure").textContent = words === map.about ? "" : words;
+  find(".about-measure").hidden = words === map.about;
   const means = cells.flat().filter(Boolean).map(([mean]) => mean);
   const [low, high] = [Math.min(...means), Math.max(...means)];
-  const head = row("th", ["IPC", ...map.betas.map((beta) => (beta === null ? "un\u00adguided" : ""))], "col");
-  map.betas.forEach((beta, j) => beta !== null && head.children[j + 1].append(make("span", "wide", "β = "), String(beta)));
-  const rows = map.ipcs.map((ipc, i) => {
+  const head = row("th", ["IPC", ...betas.map((beta) => (beta === null ? "un\u00adguided" : ""))], "col");
+  betas.forEach((beta, j) => beta !== null && head.children[j + 1].append(make("span", "wide", "β = "), String(beta)));
+  const rows = ipcs.map((ipc, i) => {
     const line = row("td", [String(ipc), ...cells[i].map((cell) => (cell ? mapWords(cell[0]) : "–"))]);
     [...line.querySelectorAll("td")].forEach((node, j) => {
       const cell = cells[i][j];
@@ -487,7 +486,7 @@ function fillMap() {
 }
 
 function mapWords(value) {
-  if (measure === "accuracy") return (100 * value).toFixed(1);
+  if (measure === "accuracy" || measure === "trained") return (100 * value).toFixed(1);
   return value.toFixed(measure === "recognised_diversity" ? 3 : 2);
 }
 
@@ -495,12 +494,13 @@ function mapWords(value) {
 function markMap() {
   if (!measure || !about) return;
   const ratio = (ipc) => Math.max(ipc / about.images, about.images / ipc);
-  const nearest = map.ipcs.reduce((best, ipc) => (ratio(ipc) < ratio(best) ? ipc : best));
+  const { ipcs, betas: studied } = chosen();
+  const nearest = ipcs.reduce((best, ipc) => (ratio(ipc) < ratio(best) ? ipc : best));
   const betas = about.columns.map(({ beta }) => beta).filter((beta) => beta !== null);
   const [low, high] = [betas[0], betas.at(-1)];
-  const inside = map.betas.map((beta, j) => ({ beta, j })).filter(({ beta }) => beta !== null && low <= beta && beta <= high);
+  const inside = studied.map((beta, j) => ({ beta, j })).filter(({ beta }) => beta !== null && low <= beta && beta <= high);
   stage.querySelectorAll(".map td").forEach((cell) => cell.classList.remove("here"));
-  const cells = stage.querySelectorAll(".map tbody tr")[map.ipcs.indexOf(nearest)].querySelectorAll("td");
+  const cells = stage.querySelectorAll(".map tbody tr")[ipcs.indexOf(nearest)].querySelectorAll("td");
   inside.forEach(({ j }) => cells[j].classList.add("here"));
   const here = find(".map .frame");
   here.hidden = !inside.length;

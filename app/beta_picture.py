@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from app.beta_run import BetaRun, BetaSession, headline, stem_of
-from app.figures import COLOURS, DASHES, MARKERS, picture_of
+from app.figures import COLOURS, DASHES, MARKERS, picture_of, trajectory
 from app.words import SCALING_NAMES, SOLVER_NAMES
 
 NAMES = {
@@ -17,6 +17,7 @@ NAMES = {
 }
 FORMATS = ("png", "svg")
 TILE, COLUMN, CURVE = 1.18, 1.34, 1.3  # widths of an image and of a column, height of a curve; all in inches
+FILM_COLUMN = 112  # pixels
 LEFT, TOP, BOTTOM, NARROWEST = 1.0, 0.95, 0.75, 8.5
 
 
@@ -75,6 +76,16 @@ def picture(session: BetaSession, kind: str) -> tuple[str, bytes]:
     with rc_context({"svg.hashsalt": "igds", "image.composite_image": False}):
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return f"{stem_of(session)}.{kind}", buffer.getvalue()
+
+
+def film(session: BetaSession, kind: str) -> tuple[str, bytes]:
+    """Name and content of the grid as an animation, a frame a step; ValueError where there is none, as `trajectory`."""
+    if not session.has_frames:
+        raise ValueError("there is nothing to download yet: start a run first")
+    run = session.record.run
+    heads = [(name, _colour(run, i)) for i, name in enumerate(run.columns)]
+    frames = [step["frames"] for step in session.steps]
+    return f"{stem_of(session)}.{kind}", trajectory(frames, heads, kind, side=FILM_COLUMN)
 
 
 def _curves(session: BetaSession) -> dict[str, list[float]]:

@@ -4,8 +4,8 @@ from functools import partial
 
 import gradio as gr
 
-from app import words
-from app.beta_picture import picture
+from app import animation, words
+from app.beta_picture import film, picture
 from app.beta_run import (
     FEWEST_ROWS,
     MOST_BETAS,
@@ -18,9 +18,11 @@ from app.beta_run import (
     other_settings,
     play,
     preview_of,
+    read_comparison,
     restored,
     studied_betas,
     study_map,
+    trained_map,
     whole_range,
     words_of,
 )
@@ -31,7 +33,13 @@ from app.session import Studio
 from app.settings import SETTINGS, defaults, max_steps, random_seed_limit, settings_of
 
 NAMES = ("label", "ipc", "seed", "eta", "steps")  # of the settings that this place lets one choose, beside β
-KINDS = {"png": "Picture PNG", "svg": "Picture SVG", "csv": "Figures CSV"}
+KINDS = {
+    "png": "Picture PNG",
+    "svg": "Picture SVG",
+    "gif": "Animation GIF",
+    "mp4": "Animation MP4",
+    "csv": "Figures CSV",
+}
 FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.querySelector('#beta-fetch').click())"
 TO_EXPLORE = """() => {
   document.querySelector('#places [data-tab-id=explore]').click();
@@ -133,8 +141,7 @@ def beta_place(page: gr.Blocks, studio: Studio, downloads: Downloads, explore: d
         return {
             start: gr.Button(interactive=not busy),
             stop: gr.Button(interactive=busy),
-            files["png"]: gr.Button(interactive=session.has_frames),
-            files["svg"]: gr.Button(interactive=session.has_frames),
+            **{files[kind]: gr.Button(interactive=session.has_frames) for kind in KINDS if kind != "csv"},
             files["csv"]: gr.Button(interactive=session.is_finished),
         }
 
@@ -193,11 +200,17 @@ def beta_place(page: gr.Blocks, studio: Studio, downloads: Downloads, explore: d
 
         def make(session: BetaSession, kind=kind):
             try:
-                return str(downloads.put(*(csv_of(session) if kind == "csv" else picture(session, kind))))
+                return str(downloads.put(*_file(session, kind)))
             except ValueError as error:
                 raise gr.Error(words.as_sentence(str(error)), print_exception=False) from None
 
         button.click(make, session, fetch, **QUICK).success(None, None, None, js=FETCH)
+
+
+def _file(session: BetaSession, kind: str) -> tuple[str, bytes]:
+    if kind == "csv":
+        return csv_of(session)
+    return film(session, kind) if kind in animation.KINDS else picture(session, kind)
 
 
 def _slider(name: str, label: str, low: float, high: float, value: float) -> gr.Slider:
@@ -212,6 +225,8 @@ def _map(studio: Studio) -> dict:
         return {"about": words.full_sentence(studio.no_study)}
     try:
         found = study_map(studio.study)
+        if comparison := read_comparison(studio.bundle):
+            found["measures"] |= {"trained": trained_map(comparison)}
     except ValueError as error:
         return {"about": words.full_sentence(str(error))}
     about = ABOUT_MAP.format(seeds="1 seed" if found["seeds"] == 1 else f"{found['seeds']} seeds")

@@ -5,6 +5,7 @@ Knows no page.
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -26,9 +27,11 @@ from igds.measures import features_and_logits
 from igds.rng import NoiseStreams, image_seeds
 from igds.runs import Run, figures_of
 from igds.sampling import ClassBatch, Step, sample_progressive
+from igds.study import EMBEDDED as STUDIES
 from igds.study import UNGUIDED, beta_arm
 from igds.verdict import Verdict, judge
 
+COMPARISONS = STUDIES.parent / "comparisons"
 MOST_BETAS = 8
 FEWEST_ROWS, ROWS, MOST_ROWS = 2, 6, 10
 MAP_MEASURES = {
@@ -278,6 +281,45 @@ def study_map(study: dict) -> dict:
         }
     except (LookupError, TypeError, AttributeError):
         raise ValueError("the study is damaged: make it again with `python -m igds study beta`") from None
+
+
+def trained_map(comparison: dict) -> dict:
+    """A measure of the map from a comparison of β: accuracy of networks that learnt from sets, mean [and error].
+
+    It has its own IPCs and β, and those of its first network. Raises ValueError where the comparison is damaged.
+    """
+    try:
+        network, ipcs, methods = comparison["networks"][0], comparison["ipcs"], comparison["methods"]
+        table = {
+            (row["ipc"], row["method"]): row["accuracy"] for row in comparison["summary"] if row["network"] == network
+        }
+        betas = sorted(arm["beta"] for name, arm in methods.items() if name == beta_arm(arm.get("beta", -1)))
+        arms = [(UNGUIDED, None)] if UNGUIDED in methods else []
+        arms += [(beta_arm(beta), beta) for beta in betas]
+        sets = len(comparison["generation_seeds"])
+        epochs = ", ".join(f"{comparison['epochs'][str(ipc)]} with IPC {ipc}" for ipc in ipcs)
+        cells = [[_cell(table[ipc, arm]) for arm, _ in arms] for ipc in ipcs]
+        split = comparison["split"]
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError("the comparison is damaged: make it again with `python -m igds compare`") from None
+    about = (
+        f"How many real {split} images a {network} names right that learnt from the set alone, {sets} sets a cell "
+        f"(epochs: {epochs})."
+    )
+    grid = {"ipcs": list(ipcs), "betas": [beta for _, beta in arms], "cells": cells}
+    return {"name": "accuracy of a network trained on it, %", "about": about, **grid}
+
+
+def read_comparison(bundle: Bundle) -> dict | None:
+    """The committed comparison of β with this bundle; None where there is none, ValueError where it is damaged."""
+    path = COMPARISONS / f"{bundle.name}-beta.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if found["bundle_sha256"] == bundle.checksum() else None
+    except (UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError):
+        raise ValueError(f"{path.name} is damaged: make it again with `python -m igds compare`") from None
 
 
 def other_settings(study: dict, bundle: Bundle) -> dict:

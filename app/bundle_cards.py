@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from app.words import SOLVER_NAMES, full_sentence
+from app.words import SOLVER_NAMES, full_sentence, limits
 from igds.bundle import GALLERY, HELD_OUT, PARTS, read_card
 from igds.files import sentence_of
 
@@ -18,11 +18,14 @@ TILE = 32  # CSS pixels a side
 PART_NAMES = {"prior": "prior", "estimator": "estimator", "classifier": "judge", HELD_OUT: "held-out estimator"}
 
 
-def card_of(name: str, path: Path, *, is_open: bool) -> str:
-    """One bundle of the shelf; where its card cannot be read, the sentence that says why."""
+def card_of(name: str, path: Path, *, is_open: bool, query: str = "") -> str:
+    """One bundle of the shelf; where its card cannot be read, the sentence that says why.
+
+    `query` is what the link to it carries on, as ?__theme=dark.
+    """
     try:
         card = read_card(path)
-        body = _pictures(path, card) + f"<div class='facts'>{_about(path, card)}{_table(card)}</div>"
+        body = _pictures(path, card) + f"<div class='facts'>{limits(card)}{_about(path, card)}{_table(card)}</div>"
         title = str(card["title"])
     except (ValueError, OSError) as error:
         title, body = name, f"<p class='wrong'>{_text(full_sentence(sentence_of(error)))}</p>"
@@ -33,7 +36,9 @@ def card_of(name: str, path: Path, *, is_open: bool) -> str:
     if is_open:
         link = "<span class='open-now'>Open now</span>"
     elif is_readable:
-        link = f"<a class='open' href='../{escape(name)}/#bundles' aria-label='Open {_text(title)}'>Open</a>"
+        link = (
+            f"<a class='open' href='../{escape(name)}/{_text(query)}#bundles' aria-label='Open {_text(title)}'>Open</a>"
+        )
     return (
         f"<article class='bundle' data-name='{escape(name)}'><header><h2>{_text(title)}</h2>{link}</header>"
         f"{body}</article>"

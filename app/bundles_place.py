@@ -35,8 +35,10 @@ def bundles_place(tab: gr.Tab, shelf: Shelf, bundle: Bundle) -> None:
             html(f"<p class='about'>{words.as_sentence(OFF)}</p>", "bundles-notice")
     quick = {"queue": False, "api_visibility": "private"}
 
-    def listed() -> str:
-        return "".join(card_of(name, shelf.path(name), is_open=shelf.path(name) == here) for name in shelf.names())
+    def listed(request: gr.Request) -> str:
+        query = _carried(request)
+        paths = {name: shelf.path(name) for name in shelf.names()}
+        return "".join(card_of(name, path, is_open=path == here, query=query) for name, path in paths.items())
 
     tab.select(listed, None, cards, show_progress="hidden", **quick)
     if not shelf.takes_paths:
@@ -51,12 +53,19 @@ def bundles_place(tab: gr.Tab, shelf: Shelf, bundle: Bundle) -> None:
             return words.notice(sentence_of(error))
         if shelf.path(name) == here:
             return words.notice("This is the bundle that is open", calm=True)
-        return f"<p class='calm' role='alert'>It is a bundle: <a href='../{name}/#bundles'>open it</a>.</p>"
+        link = f"<a href='../{name}/{_carried(request)}#bundles'>open it</a>"
+        return f"<p class='calm' role='alert'>It is a bundle: {link}.</p>"
 
     for event in (look.click, path.submit):
         event(add, path, notice, trigger_mode="once", show_progress="minimal", **quick).success(
             None, None, None, js=FOLLOW
         )
+
+
+def _carried(request: gr.Request) -> str:
+    """What a link to another bundle's page takes along from this one's address: the theme that was asked for."""
+    theme = request.query_params.get("__theme")
+    return f"?__theme={theme}" if theme in ("dark", "light") else ""
 
 
 def _is_local(request: gr.Request) -> bool:

@@ -25,7 +25,13 @@ INFO = {
     "auto": "by the number of images",
     "beta": "How much variety counts against being recognisable.",
     "seed": "Fixes all noise: the same settings give the same set again.",
+    "candidates": "Above 1, so many times as many are made, and those kept whose mean in f is nearest to that of all.",
 }
+COMPOSITE = """<p class='aside'>As in section 5.1 of the paper. Figures on this page are of the composites; card.json
+has those of the four.</p>"""
+CHOSEN = """<p class='aside'>Choosing is ours, not the paper's. It helps most at one image a class, where a single draw
+is a lottery. While a class is made, the first of its candidates are shown.</p>"""
+MOST_CANDIDATES = 50
 
 
 def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, memory: gr.BrowserState) -> None:
@@ -51,9 +57,16 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
                 stop = gr.Button("Stop", interactive=False, elem_id="distil-stop")
                 resume = gr.Button("Resume", interactive=False, elem_id="distil-resume")
             notice = html("", "distil-notice")
+            with gr.Accordion("Advanced", open=False, elem_id="distil-advanced"):
+                candidates = _slider("candidates", "Candidates per image", 1, MOST_CANDIDATES, 1, 1)
+                html(CHOSEN)
+                composite = gr.Checkbox(
+                    False, label="2×2 composites: each image is four at half their size", elem_id="distil-composite"
+                )
+                html(COMPOSITE)
         with gr.Column(elem_classes="stageside"):
             stage = gr.HTML(
-                _idle(bundle, values["ipc"], "auto", values["seed"]),
+                _idle(bundle, values["ipc"], "auto", values["seed"], 1, False),
                 html_template=text_of("distil.html"),
                 css_template=text_of("distil.css"),
                 js_on_load=text_of("distil.js"),
@@ -73,7 +86,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
                     halt = gr.Button("Stop training", interactive=False, elem_id="distil-halt")
                 curves = html("", "distil-curves")
 
-    settings = [ipc, auto, beta, seed]
+    settings = [ipc, auto, beta, seed, candidates, composite]
     shown = [stage, start, stop, resume, archive, plan, teach, halt, curves, notice, memory]
 
     def seen(making: Making, have: int = 0, known: str = "") -> dict:
@@ -117,9 +130,10 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
 
         return handler
 
-    def begin(ipc, auto, beta, seed):
+    def begin(ipc, auto, beta, seed, candidates, composite):
         try:
-            making = distillery.start(wanted(bundle, ipc=ipc, beta="auto" if auto else beta, seed=seed))
+            asked = wanted(bundle, ipc=ipc, beta="auto" if auto else beta, seed=seed)
+            making = distillery.start(asked, composite=composite, candidates=_whole(candidates))
         except (ValueError, OSError) as error:
             return {notice: words.notice(sentence_of(error))}
         there = "This set is there already: the same settings give the same images." if making.is_finished else ""
@@ -147,7 +161,7 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         try:
             making = distillery.find(str(event.key))
         except (ValueError, OSError) as error:
-            gone = _idle(bundle, values["ipc"], "auto", values["seed"]) | {"kind": "gone"}
+            gone = _idle(bundle, values["ipc"], "auto", values["seed"], 1, False) | {"kind": "gone"}
             idle = gr.Button(interactive=False)
             return {
                 stage: gone,
@@ -166,14 +180,17 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
         if not key:
             return {stage: gr.skip()}
         try:
-            made = distillery.find(key).settings
+            making = distillery.find(key)
         except (ValueError, OSError):
             return {stage: {"kind": "open", "key": key}}  # it will ask, and be told what is wrong
+        made = making.settings
         is_auto = made.beta_from != "given"
         return {
             stage: {"kind": "open", "key": key},
             ipc: made.ipc,
             seed: made.seed,
+            candidates: making.candidates,
+            composite: making.composite,
             auto: is_auto,
             beta: gr.Slider(value=made.beta, interactive=not is_auto),
             source: _source(bundle, made.ipc, is_auto),
@@ -182,9 +199,9 @@ def distil_place(page: gr.Blocks, distillery: Distillery, downloads: Downloads, 
     page.load(open_page, memory, [stage, *settings, source], **QUICK)
 
     def look_ahead(key, *values):
-        ipc, auto, beta_now, seed = values
+        ipc, auto, beta_now, seed, candidates, composite = values
         try:
-            idle = _idle(bundle, ipc, "auto" if auto else beta_now, seed)
+            idle = _idle(bundle, ipc, "auto" if auto else beta_now, seed, candidates, composite)
         except ValueError:
             return {stage: gr.skip()}  # said when Start is pressed: a number may be half typed now
         changes = {source: _source(bundle, ipc, auto), beta: _beta_box(bundle, ipc, auto)}
@@ -243,10 +260,20 @@ def _commands(text: str) -> str:
     return re.sub("`(.+?)`", r"<code>\1</code>", text)
 
 
-def _idle(bundle: Bundle, ipc: float, beta: float | str, seed: float) -> dict:
+def _idle(
+    bundle: Bundle, ipc: float, beta: float | str, seed: float, candidates: float | None, composite: bool
+) -> dict:
     """The stage before anything was made."""
     settings = wanted(bundle, ipc=ipc, beta=beta, seed=seed)
-    return {"kind": "idle", "words": "Nothing is made yet. Press Start", **about(settings, bundle)}
+    told = about(settings, bundle, composite=composite, candidates=_whole(candidates))
+    return {"kind": "idle", "words": "Nothing is made yet. Press Start", **told}
+
+
+def _whole(candidates: float | None) -> int:
+    """What stands in the box as a number; ValueError where it cannot be one of the slider's."""
+    if candidates is None or candidates != int(candidates) or not 1 <= candidates <= MOST_CANDIDATES:
+        raise ValueError(f"candidates must be a whole number between 1 and {MOST_CANDIDATES}, got {candidates}")
+    return int(candidates)
 
 
 def _state(making: Making, ahead: int) -> str:

@@ -26,7 +26,7 @@ from app.settings import checked, defaults
 from app.workshop import Job, Workshop
 from igds.bundle import Bundle
 from igds.data import to_bytes, to_unit
-from igds.distil import CARD, CLAIM, Distillation, Progress, distil
+from igds.distil import CARD, CLAIM, TILES, Distillation, Progress, check_batch, distil, tiled
 from igds.distilled import INDEX
 from igds.information import batch_reference, contextual_kl, prototype_information
 from igds.measures import features_and_logits
@@ -44,9 +44,11 @@ def wanted(bundle: Bundle, *, ipc: float, beta: float | str, seed: float) -> Dis
     return Distillation.of(bundle, ipc=ipc, seed=seed, beta=beta)
 
 
-def key_of(settings: Distillation, bundle: Bundle) -> str:
+def key_of(settings: Distillation, bundle: Bundle, *, composite: bool = False, candidates: int = 1) -> str:
     """What names a set: a hash of everything that decides its images, but for the number of threads."""
+    beyond = {"composite": composite, "candidates": candidates} if composite or candidates > 1 else {}
     deciding = {
+        **beyond,
         **asdict(settings),
         "beta_from": None,
         "bundle_sha256": bundle.checksum(),
@@ -57,9 +59,9 @@ def key_of(settings: Distillation, bundle: Bundle) -> str:
 
 @dataclass(eq=False)
 class Making(Job):
-    """A set in its folder. `made` has the finished classes, each with the version in which it came; `at_work` the one
-    that is being made.
+    """A set in its folder; `composite` and `candidates` are as in `distil`.
 
+    `made` has the finished classes, each with the version in which it came; `at_work` the one that is being made.
     `born` tells this one from an earlier one of the same key, whose versions a page may still remember.
     """
 
@@ -67,6 +69,8 @@ class Making(Job):
     folder: Path
     settings: Distillation
     studio: Studio
+    composite: bool = False
+    candidates: int = 1
     born: str = field(default_factory=lambda: secrets.token_hex(4), init=False)
     made: dict[int, tuple[int, dict]] = field(default_factory=dict, init=False)
     at_work: dict | None = field(default=None, init=False)
@@ -92,7 +96,8 @@ class Making(Job):
     def work(self, stopping: threading.Event) -> bool:
         began, computed = time.monotonic(), 0
         try:
-            with closing(self.studio.each(distil(self.bundle, self.folder, self.settings))) as events:
+            made = distil(self.bundle, self.folder, self.settings, composite=self.composite, candidates=self.candidates)
+            with closing(self.studio.each(made)) as events:
                 for event in events:
                     if event.step < event.steps:
                         computed += 1
@@ -115,9 +120,14 @@ class Making(Job):
             "label": self.bundle.label_of(event.label),
             "step": event.step,
             "steps": event.steps,
-            "sheet": strip(to_bytes(event.x0).cpu()),
+            "sheet": strip(self._as_shown(event.x0)),
         }
         self.change()
+
+    def _as_shown(self, x0: Tensor) -> Tensor:
+        """As many images of a class at work as it will have: tiled, and of candidates the first."""
+        images = to_bytes(x0[: self.settings.ipc * (TILES if self.composite else 1)]).cpu()
+        return tiled(images) if self.composite else images
 
     def _take_in(self, label: int) -> None:
         """Read a finished class and ask the judges."""
@@ -146,8 +156,11 @@ class Making(Job):
             "left": self.left if busy else None,
             "made": news,
             "work": self.at_work if busy else None,
-            **({"about": about(self.settings, self.bundle)} if have == 0 else {}),
+            **({"about": self._about()} if have == 0 else {}),
         }
+
+    def _about(self) -> dict:
+        return about(self.settings, self.bundle, composite=self.composite, candidates=self.candidates)
 
     def zip_of(self) -> tuple[str, bytes]:
         """Name and content of the archive: class folders, classes.json and card.json; ValueError before the end."""
@@ -160,7 +173,9 @@ class Making(Job):
             for entry in self._index():
                 for picture in sorted((self.folder / entry["folder"]).glob("*.png")):
                     archive.write(picture, f"{entry['folder']}/{picture.name}")
-        return f"igds-{self.bundle.name}-ipc{self.settings.ipc}-seed{self.settings.seed}.zip", buffer.getvalue()
+        kind = ("-composite" if self.composite else "") + (f"-of{self.candidates}" if self.candidates > 1 else "")
+        settings = self.settings
+        return f"igds-{self.bundle.name}-ipc{settings.ipc}{kind}-seed{settings.seed}.zip", buffer.getvalue()
 
 
 def reference_of(settings: Distillation, bundle: Bundle) -> str:
@@ -168,12 +183,13 @@ def reference_of(settings: Distillation, bundle: Bundle) -> str:
     return "class" if settings.ipc == 1 else settings.run(bundle, 0).reference
 
 
-def about(settings: Distillation, bundle: Bundle) -> dict:
+def about(settings: Distillation, bundle: Bundle, *, composite: bool = False, candidates: int = 1) -> dict:
     """Title, classes and bounds of a set: what the page must know before its first image."""
     reference = reference_of(settings, bundle)
-    images = "1 image" if settings.ipc == 1 else f"{settings.ipc} images"
+    images = f"{settings.ipc} {'composite' if composite else 'image'}{'' if settings.ipc == 1 else 's'}"
+    chosen = f", chosen of {candidates * settings.ipc * (TILES if composite else 1)}" if candidates > 1 else ""
     return {
-        "title": f"{images} of each class, β = {settings.beta:g}, seed {settings.seed}",
+        "title": f"{images} of each class{chosen}, β = {settings.beta:.3g}, seed {settings.seed}",
         "classes": list(bundle.classes),
         "ipc": settings.ipc,
         "bounds": {
@@ -225,13 +241,18 @@ class Distillery:
         self._makings: dict[str, Making] = {}
         self._lock = threading.Lock()
 
-    def start(self, settings: Distillation) -> Making:
-        """Begin the set of these settings, or go on with it; a finished one is there at once."""
-        key = key_of(settings, self.studio.bundle)
+    def start(self, settings: Distillation, *, composite: bool = False, candidates: int = 1) -> Making:
+        """Begin the set of these settings, or go on with it; a finished one is there at once.
+
+        ValueError where `composite` and `candidates` ask for what `distil` would not make.
+        """
+        bundle = self.studio.bundle
+        check_batch(bundle, settings.ipc, composite=composite, candidates=candidates)
+        key = key_of(settings, bundle, composite=composite, candidates=candidates)
         try:
             making = self.find(key)
         except FileNotFoundError:
-            making = self._keep(Making(key, self._place(key), settings, self.studio))
+            making = self._keep(Making(key, self._place(key), settings, self.studio, composite, candidates))
         if not making.is_finished:
             self.workshop.begin(making)
         return making
@@ -245,7 +266,8 @@ class Distillery:
             return kept
         if not (folder / CLAIM).exists():
             raise FileNotFoundError(GONE)
-        making = Making(key, folder, _claimed(folder, self.studio.bundle), self.studio)
+        settings, composite, candidates = _claimed(folder, self.studio.bundle)
+        making = Making(key, folder, settings, self.studio, composite, candidates)
         making.restore()
         return self._keep(making)
 
@@ -262,16 +284,17 @@ class Distillery:
             return making
 
 
-def _claimed(folder: Path, bundle: Bundle) -> Distillation:
-    """The settings of the set in `folder`."""
+def _claimed(folder: Path, bundle: Bundle) -> tuple[Distillation, bool, int]:
+    """The settings of the set in `folder`, whether it is of composites, and its candidates for each image."""
     try:
         claim = json.loads((folder / CLAIM).read_text(encoding="utf-8"))
         names = {f.name for f in fields(Distillation)}
         settings = {name: value for name, value in claim["settings"].items() if name in names}
         found = Distillation(**{**settings, "interval": tuple(settings["interval"])}, beta_from=claim["beta_from"])
+        beyond = bool(claim["settings"]["composite"]), int(claim["settings"]["candidates"])
         made_with = claim["bundle_sha256"]
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError):
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         raise ValueError("the set on the server is damaged (distil.json): choose another seed") from None
     if made_with != bundle.checksum():
         raise ValueError("the set that this page made last was made with another bundle: Start makes a new one")
-    return found
+    return found, *beyond

@@ -10,12 +10,20 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
-from app.figures import comparison, trajectory
+from app import animation
+from app.figures import COLOURS, comparison, trajectory
 from app.session import Session
 from app.words import SCALING_NAMES, SOLVER_NAMES, bound_of, captions, file_stem, headline
 from igds.runs import Record
 
-KINDS = {"png": "Comparison PNG", "webp": "Trajectory WebP", "zip": "Images ZIP", "csv": "Curves CSV"}
+KINDS = {
+    "png": "Comparison PNG",
+    "gif": "Animation GIF",
+    "mp4": "Animation MP4",
+    "webp": "Animation WebP",
+    "zip": "Images ZIP",
+    "csv": "Curves CSV",
+}
 KEPT_SECONDS = 3600
 
 
@@ -58,8 +66,12 @@ def file_of(session: Session, kind: str) -> tuple[str, bytes]:
         stem += f"-stopped-at-{len(session.steps)}"
     if kind == "csv":
         return f"{stem}-curves.csv", record.curves_csv().encode()
-    if kind == "webp":
-        return f"{stem}-trajectory.webp", trajectory([step["frames"] for step in session.steps])
+    if kind in animation.KINDS:
+        heads = [
+            (f"{name}, β = {record.run.beta:g}" if name == "contextual" else name, COLOURS[name])
+            for name in record.run.columns
+        ]
+        return f"{stem}-trajectory.{kind}", trajectory([step["frames"] for step in session.steps], heads, kind)
     return f"{stem}-comparison.png", _comparison(session)
 
 

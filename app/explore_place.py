@@ -28,7 +28,7 @@ def explore_place(
     clock = gr.Timer(1.0, active=False)
 
     about_study = words.study_details(_served(figure)) if studio.study else ""
-    html(text_of("intro.html") + about_study)
+    html(text_of("intro.html") + words.limits(bundle.card) + about_study)
     with gr.Row(elem_classes="explorer"):
         with gr.Column(elem_classes="controls"):
             controls = build_controls(bundle, start_values, studied=bool(studio.study))
@@ -129,7 +129,7 @@ def stage_of(payload: dict) -> gr.HTML:
         payload,
         html_template=text_of("stage.html"),
         css_template=text_of("stage.css"),
-        js_on_load=text_of("player.js") + text_of("stage.js"),
+        js_on_load=text_of("copy_link.js") + text_of("player.js") + text_of("stage.js"),
         apply_default_css=False,
         padding=False,
         elem_id="stage",

@@ -6,13 +6,15 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from app.animation import animation, font
 from igds.data import to_bytes
 
 SMALL = 64  # up to this many pixels a side, tiles travel without loss
 LARGEST_GRID = 1024
+STEP_MS = 120  # of a step in an animation
 COLOURS = {"unguided": "#5f6670", "prototype": "#0072b2", "contextual": "#c2410c"}  # as in stage.css, light
 DASHES = {"unguided": (0, (5, 3)), "prototype": "solid", "contextual": "solid"}
 MARKERS = {"unguided": "o", "prototype": "s", "contextual": "^"}
@@ -84,20 +86,33 @@ def on_paper(picture: Image.Image, *, side: int, paper: str = "white") -> Image.
     return sheet
 
 
-def trajectory(frames: list[list[str]], *, side: int = 320, milliseconds: int = 120) -> bytes:
-    """An animated WebP: the columns side by side, a frame a step, the last one held for two seconds."""
-    gap, sheets = 16, []
+def trajectory(frames: list[list[str]], heads: list[tuple[str, str]], kind: str, *, side: int = 320) -> bytes:
+    """The columns side by side, a frame a step, as one of `animation.KINDS`; ValueError as `animation`.
+
+    `heads` are the words over the columns, each with its colour. A column is `side` wide and as tall as it must be.
+    """
+    first = picture_of(frames[0][0])
+    width, height = side, max(1, round(side * first.height / first.width))
+    gap, top = max(8, side // 20), 38
+    blank = Image.new("RGB", (len(heads) * (width + gap) + gap, top + height + gap), "white")
+    draw = ImageDraw.Draw(blank)
+    for i, (words, colour) in enumerate(heads):
+        size = next((size for size in range(19, 10, -1) if _length(words, size) <= width), 10)
+        draw.text((gap + i * (width + gap), top - 8), words, fill=colour, font=font(size), anchor="ls")
+    sheets = []
     for uris in frames:
-        sheet = Image.new("RGB", (len(uris) * (side + gap) + gap, side + 2 * gap), "white")
+        sheet = blank.copy()
         for i, uri in enumerate(uris):
-            sheet.paste(on_paper(picture_of(uri), side=side), (gap + i * (side + gap), gap))
+            picture = picture_of(uri).convert("RGBA")
+            way = Image.Resampling.NEAREST if picture.width <= width else Image.Resampling.LANCZOS
+            picture = picture.resize((width, height), way)
+            sheet.paste(picture, (gap + i * (width + gap), top), picture)
         sheets.append(sheet)
-    buffer = io.BytesIO()
-    durations = [milliseconds] * (len(sheets) - 1) + [2000]
-    sheets[0].save(
-        buffer, "WEBP", save_all=True, append_images=sheets[1:], duration=durations, loop=0, quality=80, method=1
-    )
-    return buffer.getvalue()
+    return animation(sheets, kind, milliseconds=STEP_MS)
+
+
+def _length(words: str, size: int) -> float:
+    return font(size).getlength(words)
 
 
 def comparison(

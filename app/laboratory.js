@@ -12,12 +12,11 @@ const SHAPES = ["●", "▲", "■"];
 const NAMES = ["first", "second", "third"];
 const WIDEST = 5.6; // the plane is seen from −view to view, which is at most this where one draws
 const PLAY_MS = 6000; // of a whole run at speed 1
-const SETTLE_MS = 30; // after a slider moved, before the server is asked
+const SETTLE_MS = 8; // after a slider moved, before the server is asked
 const CURVE_MS = 500; // of rest, before the curve over β is asked for
 const SILENCE_MS = 15000; // after which a question counts as lost
 const LOWEST = -1; // the class term is unbounded below while all is noise
 const GRID = 150; // cells of the density's picture
-const ROLL = "Animation GIF";
 const LONGEST = 1.1; // of an arrow, in units of the plane
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -125,8 +124,9 @@ function receive(payload) {
     if (askedCurve !== curveKey()) askCurve();
     render();
   } else if (kind === "film" && answered("film", payload)) {
-    download(`${fileStem()}.gif`, `data:image/gif;base64,${payload.gif}`);
-    find(".roll").textContent = ROLL;
+    const type = { gif: "image/gif", mp4: "video/mp4" }[payload.format];
+    download(`${fileStem()}.${payload.format}`, URL.createObjectURL(new Blob([bytes(payload.content)], { type })));
+    renderRolls();
   } else if (kind === "untrained") {
     const [what] = ["play", "measure", "film"].filter((name) => answered(name, payload));
     if (what === "play" && !open.train) askTraining();
@@ -134,7 +134,7 @@ function receive(payload) {
     const [what] = ["play", "measure", "train", "film"].filter((name) => answered(name, payload));
     if (what === "train") learning = { history: [], busy: false };
     if (what && what !== "measure") complain(payload.wrong, true);
-    if (find(".roll").textContent !== ROLL) find(".roll").textContent = ROLL;
+    renderRolls();
     render();
   }
   if (waiting && !open.play) {
@@ -617,7 +617,11 @@ function onKey(event) {
   if (!element.isConnected) return document.removeEventListener("keydown", onKey);
   const free = event.target === document.body || event.target === range || event.target === lab;
   if (!lab.checkVisibility() || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "Escape" && lab.classList.contains("presenting")) return present(false);
+  const lesson = Number(settings.lesson) + { PageDown: 1, PageUp: -1 }[event.key]; // the keys of a presenter in the hand
+  if (lesson && document.body.classList.contains("presenting")) {
+    event.preventDefault();
+    return all(".numbers button")[lesson - 1]?.click();
+  }
   if (!free || !run) return;
   const moves = { ArrowLeft: Math.ceil(time) - 1, ArrowRight: Math.floor(time) + 1, Home: 0, End: run.steps };
   if (event.key === " ") toggle();
@@ -648,10 +652,6 @@ function renderClock() {
 
 // Everything but the planes
 
-function number(value, digits = 2) {
-  return value.toFixed(digits).replace("-", "−");
-}
-
 function render() {
   const busy = learning.busy;
   Object.assign(lab.dataset, {
@@ -670,7 +670,7 @@ function render() {
   renderClock();
   charts();
   find(".truth").innerHTML = truth ? truthWords() : "";
-  [".picture", ".vector", ".roll", ".link"].forEach((name) => (find(name).disabled = !run || stale));
+  all(".actions button").forEach((button) => (button.disabled = !run || stale));
 }
 
 function renderLearning() {
@@ -761,13 +761,6 @@ function renderOutcome() {
 
 // Charts
 
-function svg(name, attributes, text) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const key in attributes) node.setAttribute(key, attributes[key]);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
 // Shape as well as hue: a circle, a square, a triangle.
 function mark(way, x, y, kind = "mark", size = 1) {
   const attributes = { class: `${kind} w${way}` };
@@ -783,34 +776,6 @@ function spread(labels, gap, bottom) {
   let limit = bottom - 4;
   for (let i = placed.length - 1; i >= 0; i--, limit -= gap) placed[i].y = Math.min(placed[i].y, limit);
   return placed;
-}
-
-function ticks(low, high) {
-  const size = 10 ** Math.floor(Math.log10((high - low) / 4));
-  const gap = [1, 2, 5, 10].map((factor) => factor * size).find((value) => (high - low) / value <= 5.5);
-  const digits = Math.max(0, -Math.floor(Math.log10(gap) + 1e-9));
-  const values = [];
-  for (let i = Math.ceil(low / gap - 1e-9); i * gap <= high + 1e-9; i++) values.push([i * gap, number(i * gap, digits)]);
-  return values;
-}
-
-// The frame of a chart: scales, ticks, names of the axes.
-function frameOf(chart, { x: [left, right], y: [low, high], xname, yname, xticks, margins }) {
-  const [width, height] = [chart.clientWidth, chart.clientHeight];
-  const margin = { left: 46, right: 18, top: 40, bottom: 46, ...margins };
-  const x = (value) => margin.left + ((value - left) / (right - left)) * (width - margin.left - margin.right);
-  const y = (value) =>
-    margin.top + ((high - Math.max(low, Math.min(high, value))) / (high - low)) * (height - margin.top - margin.bottom);
-  const nodes = [];
-  for (const [value, words] of ticks(low, high)) {
-    nodes.push(svg("line", { class: "axis", x1: x(left), x2: x(right), y1: y(value), y2: y(value) }));
-    nodes.push(svg("text", { x: margin.left - 8, y: y(value) + 4, "text-anchor": "end" }, words));
-  }
-  for (const [value, words] of xticks || ticks(left, right))
-    nodes.push(svg("text", { x: x(value), y: height - margin.bottom + 20, "text-anchor": "middle" }, words));
-  nodes.push(svg("text", { class: "axisname", x: 4, y: 14 }, yname));
-  nodes.push(svg("text", { class: "axisname", x: x(right), y: height - 6, "text-anchor": "end" }, xname));
-  return { x, y, nodes, width, height, left, right, low, high, bottom: height - margin.bottom };
 }
 
 const cursors = []; // of the charts over time: what moves with the clock
@@ -841,7 +806,7 @@ function timeChart(chart, key, names) {
     xname: "step",
     yname: key === "prototype" ? "Î, nats" : "Ĥ, nats",
     xticks: [0, 10, 20, 30, 40, 50].map((step) => [step, step === 0 ? "noise" : step === run.steps ? "data" : step]),
-    margins: { right: 172 },
+    margins: { right: 172 * Number(getComputedStyle(lab).getPropertyValue("--size")) },
   });
   if (fits) limit(plot, bounds[0], bounds[1]);
   else if (bounds) plot.nodes.push(svg("text", { x: plot.x(0) + 4, y: 34 }, bounds[0] > 0 ? `↑ ${bounds[1]} = ${number(bounds[0])} lies above` : `log 1 = 0: Ĥ cannot rise`));
@@ -855,7 +820,7 @@ function timeChart(chart, key, names) {
   cursors.push((step) => {
     const row = values[Math.max(0, step - 1)];
     const at = plot.x(Math.max(1, step));
-    const labels = spread(names.map((name, way) => ({ name, way, value: row[way], y: plot.y(row[way]) })), 19, plot.bottom);
+    const labels = spread(names.map((name, way) => ({ name, way, value: row[way], y: plot.y(row[way]) })), 19 * plot.size, plot.bottom);
     moving.replaceChildren(
       svg("line", { class: "cursor", x1: at, x2: at, y1: 40, y2: plot.bottom }),
       ...names.map((_, way) => mark(way, at, plot.y(row[way]))),
@@ -867,11 +832,6 @@ function timeChart(chart, key, names) {
     const words = names.map((name, way) => `${name} ${number(row[way])}`).join(", ");
     chart.setAttribute("aria-label", `${key === "prototype" ? "Î" : "Ĥ"} at step ${step}: ${words}`);
   });
-}
-
-function limit(plot, value, words) {
-  plot.nodes.push(svg("line", { class: "limit", x1: plot.x(plot.left), x2: plot.x(plot.right), y1: plot.y(value), y2: plot.y(value) }));
-  plot.nodes.push(svg("text", { class: "halo", x: plot.x(plot.left) + 4, y: plot.y(value) - 6 }, `${words} = ${number(value)}`));
 }
 
 function planeChart(chart, names) {
@@ -1009,40 +969,18 @@ find(".vector").addEventListener("click", () => {
   download(`${fileStem()}.svg`, URL.createObjectURL(new Blob([text], { type: "image/svg+xml" })));
 });
 
-find(".roll").addEventListener("click", () => {
-  find(".roll").textContent = "Drawing…";
-  ask("film");
-});
-
-find(".link").addEventListener("click", async () => {
-  const address = location.href;
-  try {
-    await navigator.clipboard.writeText(address);
-  } catch {
-    // Browsers lend the clipboard to secure addresses only.
-    const field = Object.assign(document.createElement("textarea"), { value: address });
-    document.body.append(field);
-    field.select();
-    document.execCommand("copy");
-    field.remove();
-  }
-  find(".link").textContent = "Copied";
-  setTimeout(() => (find(".link").textContent = "Copy link"), 1600);
-});
-
-function present(on) {
-  lab.classList.toggle("presenting", on);
-  const button = find(".present");
-  button.setAttribute("aria-pressed", on);
-  button.textContent = on ? "End presentation" : "Present";
+for (const roll of all(".roll")) {
+  roll.addEventListener("click", () => {
+    roll.textContent = "Drawing…";
+    ask("film", { format: roll.dataset.format });
+  });
 }
-find(".present").addEventListener("click", () => {
-  const on = !lab.classList.contains("presenting");
-  if (on) lab.requestFullscreen?.().catch(() => {});
-  else if (document.fullscreenElement) document.exitFullscreen().catch(() => {});
-  present(on);
-});
-document.addEventListener("fullscreenchange", () => document.fullscreenElement || present(false));
+
+function renderRolls() {
+  all(".roll").forEach((roll) => (roll.textContent = `Animation ${roll.dataset.format.toUpperCase()}`));
+}
+
+find(".link").addEventListener("click", () => copyLink(find(".link"), location.href));
 
 new ResizeObserver(() => {
   readInk();

@@ -309,7 +309,7 @@ class Bench:
     MOST = 64
 
     def __init__(self):
-        self._workers = single_threaded(3)  # one for a training, one for a curve, one for runs
+        self.workers = single_threaded(3)  # one for a training, one for a curve, one for runs
         self._trained: OrderedDict[tuple[Scene, str], tuple[list[dict], VariationalEstimator]] = OrderedDict()
         self._lock = threading.Lock()
         self._curve = lru_cache(maxsize=128)(self._measure_curve)
@@ -323,7 +323,7 @@ class Bench:
 
     def do(self, compute: Callable[..., dict], *given: object) -> dict:
         """The result of `compute(*given)`, computed by one of the bench's threads."""
-        return self._workers.submit(compute, *given).result()
+        return self.workers.submit(compute, *given).result()
 
     def train(self, experiment: Experiment, *, again: bool = False) -> Iterator[dict]:
         """Payloads while the encoder learns; at once its whole history where it has been trained before."""
@@ -334,7 +334,7 @@ class Bench:
             history: list[dict] = []
             yield about | {"kind": "learning", "history": history}
             events = learn(scene, experiment.encoder)
-            while event := self._workers.submit(next, events, None).result():
+            while event := self.workers.submit(next, events, None).result():
                 learnt = event.estimator
                 history = [*history, _moment(event)]
                 yield about | {"kind": "learning", "history": history}
@@ -352,19 +352,20 @@ class Bench:
             return None
         scene = experiment.mixture()
         settings = {"n": experiment.n, "beta": experiment.beta, "eta": experiment.eta, "seed": experiment.seed}
-        return scene, play(scene.prior(), found[1], **settings)
+        return scene, play(scene.prior(), found[1], **settings, arrows=ARROWS)
 
     def run(self, experiment: Experiment) -> dict:
         """A whole run for the browser; {"kind": "untrained"} where the encoder must be trained first."""
         played = self.play(experiment)
         return {"kind": "untrained"} if played is None else payload_of(experiment, *played)
 
-    def film(self, experiment: Experiment) -> dict:
-        """The run as an animation, a GIF in base 64."""
+    def film(self, experiment: Experiment, kind: str) -> dict:
+        """The run as an animation, "gif" or "mp4", in base 64; ValueError as `animation`."""
         played = self.play(experiment)
         if played is None:
             return {"kind": "untrained"}
-        return {"kind": "film", "gif": base64.b64encode(film(*played, beta=experiment.beta)).decode()}
+        content = film(*played, beta=experiment.beta, kind=kind)
+        return {"kind": "film", "format": kind, "content": base64.b64encode(content).decode()}
 
     def curve(self, experiment: Experiment) -> dict:
         """What β costs and buys at this scene, encoder, n and η."""
@@ -408,9 +409,9 @@ def truth_of(scene: Scene) -> dict:
 
 def payload_of(experiment: Experiment, scene: Scene, played: Play) -> dict:
     """A run, packed: positions as whole numbers, forces of some particles as floats, the curves as numbers."""
-    shown = slice(0, min(ARROWS, experiment.n))
-    score = played.variance.view(-1, 1, 1, 1, 1) * played.score
-    forces = torch.stack([score, played.prototype_force, played.contextual_force])[:, :, :, :, shown]
+    arrows = played.prototype_force.shape[3]
+    score = played.variance.view(-1, 1, 1, 1, 1) * played.score[:, :, :, :arrows]
+    forces = torch.stack([score, played.prototype_force, played.contextual_force])
     positions = (played.x.clamp(-FARTHEST, FARTHEST) * PIXELS).round().to(torch.int16)
     curves = {name: getattr(played, name).mean(dim=(2, 3)) for name in ("prototype", "contextual")}
     return {
@@ -418,7 +419,7 @@ def payload_of(experiment: Experiment, scene: Scene, played: Play) -> dict:
         "query": experiment.query(),
         "settings": asdict(experiment),
         "classes": scene.classes,
-        "arrows": shown.stop,
+        "arrows": arrows,
         "pixels": PIXELS,
         "t": list(played.t),
         "x": _packed(positions),

@@ -1,30 +1,23 @@
 """A run of the laboratory as an animation for slides. Imports no gradio."""
 
-import io
-
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from app.animation import animation, font
 from igds.laboratory import Play, Scene
 from igds.sampling import COLUMNS
 
 SIDE, GAP, HEAD = 320, 12, 36
-FRAME_MS, LAST_MS = 80, 2500
+FRAME_MS = 80
 CLASS_COLORS = ((0, 121, 107), (142, 47, 142), (154, 106, 0))
 WAY_COLORS = {"unguided": (95, 102, 112), "prototype": (0, 114, 178), "contextual": (194, 65, 12)}
 
 
-def film(scene: Scene, played: Play, *, beta: float) -> bytes:
-    """A GIF of the three ways side by side, a frame a step, over the density; it plays for ever."""
+def film(scene: Scene, played: Play, *, beta: float, kind: str) -> bytes:
+    """The three ways side by side over the density, a frame a step, as "gif" or "mp4"; ValueError as `animation`."""
     stage = _stage(scene, beta)
     view = view_of(scene)
-    frames = [_frame(stage, positions.tolist(), view) for positions in played.x]
-    palette = frames[-1].quantize(128, dither=Image.Dither.NONE)
-    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return buffer.getvalue()
+    return animation([_frame(stage, positions.tolist(), view) for positions in played.x], kind, milliseconds=FRAME_MS)
 
 
 def view_of(scene: Scene) -> float:
@@ -36,13 +29,12 @@ def _stage(scene: Scene, beta: float) -> Image.Image:
     density = _density(scene)
     stage = Image.new("RGB", (3 * SIDE + 4 * GAP, SIDE + HEAD + GAP), "white")
     draw = ImageDraw.Draw(stage)
-    font = ImageFont.load_default(19)
     for way, name in enumerate(COLUMNS):
         left = GAP + way * (SIDE + GAP)
         stage.paste(density, (left, HEAD))
         draw.rectangle((left, HEAD, left + SIDE - 1, HEAD + SIDE - 1), outline=WAY_COLORS[name], width=2)
         words = f"{name}, β = {beta:g}" if name == "contextual" else name
-        draw.text((left + 2, 8), words, fill=WAY_COLORS[name], font=font)
+        draw.text((left + 2, 8), words, fill=WAY_COLORS[name], font=font(18))
     return stage
 
 

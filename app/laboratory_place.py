@@ -9,14 +9,13 @@ from app.laboratory import Bench, experiment_of, opening, restored
 from app.words import full_sentence
 
 
-def laboratory_place(bench: Bench | None = None) -> None:
+def laboratory_place(bench: Bench) -> None:
     """Build the place, which computes beside the image model's line: a run takes a tenth of a second."""
-    bench = bench or Bench()
     lab = gr.HTML(
         opening(),
         html_template=text_of("laboratory.html"),
         css_template=text_of("laboratory.css"),
-        js_on_load=text_of("laboratory.js"),
+        js_on_load=text_of("copy_link.js") + text_of("axes.js") + text_of("laboratory.js"),
         apply_default_css=False,
         padding=False,
         elem_id="laboratory",
@@ -43,7 +42,9 @@ def laboratory_place(bench: Bench | None = None) -> None:
     lab.enter(answered(open_address), None, lab, **quick)
     lab.play(answered(lambda event: bench.run(experiment_of(event.settings))), None, lab, **quick)
     lab.measure(answered(lambda event: bench.curve(experiment_of(event.settings))), None, lab, **quick)
-    lab.film(answered(lambda event: bench.film(experiment_of(event.settings))), None, lab, **quick)
+    lab.film(
+        answered(lambda event: bench.film(experiment_of(event.settings), _format(event.format))), None, lab, **quick
+    )
 
     def train(event: gr.EventData):
         try:
@@ -62,6 +63,10 @@ def laboratory_place(bench: Bench | None = None) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
+
+
+def _format(asked: object) -> str:
+    return "mp4" if asked == "mp4" else "gif"
 
 
 def _wrong(error: ValueError) -> dict:

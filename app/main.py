@@ -1,4 +1,8 @@
-"""Start the explorer: python app/main.py [--host --port --bundle --device]."""
+"""Start the explorer: python app/main.py [--host --port --bundle --device].
+
+Where an option is left out, what Gradio's own programs read from the environment holds, so that a Hugging Face Space or
+another host can start this file as it stands: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, or PORT.
+"""
 
 import argparse
 import asyncio
@@ -6,6 +10,7 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +19,29 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 DEFAULT_PORT = 7860
+THIS_MACHINE, EVERYBODY = "127.0.0.1", "0.0.0.0"
 
 
 def port_number(text: str) -> int:
     if text.isdecimal() and 1 <= int(text) <= 65535:
         return int(text)
     raise argparse.ArgumentTypeError(f"a port is a whole number between 1 and 65535, got {text!r}")
+
+
+def host_of(environment: Mapping[str, str]) -> str:
+    """Where to listen unless it is said: as the environment has it, and to everybody on a Hugging Face Space."""
+    return environment.get("GRADIO_SERVER_NAME") or (EVERYBODY if environment.get("SPACE_ID") else THIS_MACHINE)
+
+
+def port_of(environment: Mapping[str, str]) -> int | None:
+    """The port that the environment names; ValueError where it names none that there is."""
+    for name in ("GRADIO_SERVER_PORT", "PORT"):
+        if text := environment.get(name):
+            try:
+                return port_number(text)
+            except argparse.ArgumentTypeError as error:
+                raise ValueError(f"{name}: {error}") from None
+    return DEFAULT_PORT if environment.get("SPACE_ID") else None
 
 
 def is_free(host: str, port: int) -> bool:
@@ -66,7 +88,8 @@ def listening(host: str, port: int) -> socket.socket:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Watch information-guided diffusion in the browser.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s; 0.0.0.0 for everybody)")
+    host = host_of(os.environ)
+    parser.add_argument("--host", default=host, help="address to listen on (%(default)s; 0.0.0.0 for everybody)")
     parser.add_argument("--port", type=port_number, help=f"port to listen on (the first free one from {DEFAULT_PORT})")
     parser.add_argument("--bundle", default="fashion-mnist", help="an embedded bundle's name or a folder (%(default)s)")
     parser.add_argument(
@@ -74,7 +97,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
-        port = choose_port(arguments.host, arguments.port)
+        port = choose_port(arguments.host, arguments.port or port_of(os.environ))
         import torch
 
         from igds.bundle import bundle_path
@@ -91,7 +114,7 @@ def main() -> int:
 
         shelf = Shelf(device=device, takes_paths=is_this_machine(arguments.host))
         server = Server(shelf, partial(page_of, shelf=shelf, bench=Bench()))
-        shown = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host
+        shown = THIS_MACHINE if arguments.host in (EVERYBODY, "::") else arguments.host
 
         def ready() -> None:
             title = server.open.page.bundle.card["title"]

@@ -83,6 +83,14 @@ function onKey(event) {
 }
 document.addEventListener("keydown", onKey);
 
+// The one that reopens this run. What is not of a run stays: the theme, and the laboratory's experiment.
+function addressOf(query) {
+  const url = new URL(location.href);
+  const others = url.search.slice(1).split("&").filter((part) => /^(__theme|lab)=/.test(part));
+  url.search = [query, ...others].join("&");
+  return url.href;
+}
+
 function seconds(value) {
   if (value >= 90) return `${Math.round(value / 60)} min`;
   return `${value < 9.95 ? value.toPrecision(2) : Math.round(value)} s`;

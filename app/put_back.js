@@ -26,11 +26,12 @@
     const bar = document.createElement("div");
     bar.id = "put-back";
     bar.setAttribute("role", "alert");
+    const theme = new URLSearchParams(location.search).get("__theme");
     const link = (text, address) => Object.assign(document.createElement("a"), { textContent: text, href: address });
     bar.append(
       Object.assign(document.createElement("p"), { textContent: words.detail }),
       link(`Open ${words.title} again`, location.href),
-      link(`Go to ${words.here_title}`, `../${encodeURIComponent(words.here)}/`)
+      link(`Go to ${words.here_title}`, `../${encodeURIComponent(words.here)}/${theme ? `?__theme=${encodeURIComponent(theme)}` : ""}`)
     );
     bar.children[1].addEventListener("click", (event) => {
       event.preventDefault();

@@ -183,7 +183,12 @@ class _OpenPage:
     def __init__(self, name: str, page: Page):
         self.name, self.page = name, page
         self.app = fastapi.FastAPI()
-        gr.mount_gradio_app(self.app, page.blocks, f"{ROOT}{name}", show_error=False, head=_head(), **LOOK)
+        how = {
+            "show_error": False,
+            "head": _head(),
+            "ssr_mode": False,
+        }  # which hosts would switch on by the environment
+        gr.mount_gradio_app(self.app, page.blocks, f"{ROOT}{name}", **how, **LOOK)
         self._life = AsyncExitStack()
         self._requests: set[asyncio.Task] = set()
 

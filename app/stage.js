@@ -57,7 +57,7 @@ function begin(newHead) {
   find(".title").textContent = head.title;
   describe(head);
   range.max = head.count;
-  if (!head.recording) history.replaceState(history.state, "", address());
+  if (!head.recording) history.replaceState(history.state, "", addressOf(head.query));
   if (matchMedia("(max-width: 900px)").matches && !head.recording) {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
@@ -138,14 +138,6 @@ function readoutWords() {
   return parts.join(" · ");
 }
 
-function address() {
-  const url = new URL(location.href);
-  const theme = url.searchParams.get("__theme");
-  url.search = head.query;
-  if (theme) url.searchParams.set("__theme", theme);
-  return url.href;
-}
-
 // Curves
 
 function draw(figure, about) {
@@ -154,7 +146,8 @@ function draw(figure, about) {
   const bound = about.bounds[key];
   const [width, height] = [chart.clientWidth, chart.clientHeight];
   if (!width) return;
-  const margin = { left: 44, right: 168, top: 22, bottom: 40 };
+  const size = Number(getComputedStyle(stage).getPropertyValue("--size")); // of letters, against the usual
+  const margin = { left: 44 * size, right: 168 * size, top: 22 * size, bottom: 40 * size };
   const values = steps.flatMap((step) => step[key]);
   const [low, high] = key === "prototype" ? [LOWEST, bound.value * 1.06] : [0, ceiling(values, bound)];
   const last = about.timesteps;
@@ -167,12 +160,12 @@ function draw(figure, about) {
   for (let tick = Math.ceil(low / gap) * gap; tick <= high + 1e-9; tick += gap) {
     nodes.push(svg("line", { class: "axis", x1: x(last), x2: x(0), y1: y(tick), y2: y(tick) }));
     const words = tick.toFixed(gap < 0.1 ? 2 : gap < 1 ? 1 : 0).replace("-", "−");
-    nodes.push(svg("text", { x: margin.left - 8, y: y(tick) + 4, "text-anchor": "end" }, words));
+    nodes.push(svg("text", { x: margin.left - 8, y: y(tick) + 4 * size, "text-anchor": "end" }, words));
   }
-  const roomy = x(0) - x(last) > 220;
+  const roomy = x(0) - x(last) > 220 * size;
   for (const share of roomy ? [1, 0.75, 0.5, 0.25, 0] : [1, 0.5, 0]) {
     const t = Math.round(last * share);
-    nodes.push(svg("text", { x: x(t), y: height - 21, "text-anchor": "middle" }, share === 1 && roomy ? `t = ${t}` : t));
+    nodes.push(svg("text", { x: x(t), y: height - 21 * size, "text-anchor": "middle" }, share === 1 && roomy ? `t = ${t}` : t));
   }
   nodes.push(svg("text", { x: x(last), y: height - 4, "text-anchor": "middle" }, "noise"));
   nodes.push(svg("text", { x: x(0), y: height - 4, "text-anchor": "middle" }, "image"));
@@ -181,7 +174,7 @@ function draw(figure, about) {
     nodes.push(svg("line", { class: "limit", x1: x(last), x2: x(0), y1: y(bound.value), y2: y(bound.value) }));
     nodes.push(svg("text", { x: x(last) + 4, y: y(bound.value) - 6 }, bound.name));
   } else if (bound) {
-    nodes.push(svg("text", { x: x(last) + 4, y: 12 }, `↑ ${bound.name} lies above`));
+    nodes.push(svg("text", { x: x(last) + 4, y: 12 * size }, `↑ ${bound.name} lies above`));
   }
 
   if (steps.length) {
@@ -193,10 +186,10 @@ function draw(figure, about) {
       nodes.push(svg("polyline", { class: `c${i}`, points }));
     }
     for (const { i, value } of named) nodes.push(mark(i, x(steps[now].t), y(value)));
-    for (const label of spread(named, y, 18, height - margin.bottom)) {
+    for (const label of spread(named, y, 18 * size, height - margin.bottom)) {
       nodes.push(mark(label.i, x(0) + 16, label.y));
       const words = `${label.name} ${label.value.toFixed(high - low < 1 ? 3 : 2).replace("-", "−")}`;
-      nodes.push(svg("text", { class: `name c${label.i}`, x: x(0) + 27, y: label.y + 5 }, words));
+      nodes.push(svg("text", { class: `name c${label.i}`, x: x(0) + 27, y: label.y + 5 * size }, words));
     }
     chart.setAttribute("aria-label", `${figure.querySelector("b").textContent} at step ${now + 1}: ` +
       named.map(({ name, value }) => `${name} ${value.toFixed(2)}`).join(", "));
@@ -251,22 +244,7 @@ function playRecording() {
   toggle();
 }
 
-link.addEventListener("click", async () => {
-  const text = address();
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    // Browsers lend the clipboard to secure addresses only.
-    const field = document.createElement("textarea");
-    field.value = text;
-    document.body.append(field);
-    field.select();
-    document.execCommand("copy");
-    field.remove();
-  }
-  link.textContent = "Copied";
-  setTimeout(() => (link.textContent = "Copy link"), 1600);
-});
+link.addEventListener("click", () => copyLink(link, addressOf(head.query)));
 
 // The same place in every grid is the same noise: pointing at an image marks its siblings.
 

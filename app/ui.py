@@ -11,7 +11,7 @@ from gradio.utils import get_upload_folder
 
 from app.beta_place import beta_place
 from app.bundles_place import bundles_place
-from app.controls import text_of
+from app.controls import html, text_of
 from app.distil_place import distil_place
 from app.distillery import Distillery
 from app.downloads import Downloads
@@ -21,6 +21,7 @@ from app.laboratory_place import laboratory_place
 from app.recording import read_recording, recording_path
 from app.session import LONGEST_LINE, Studio
 from app.shelf import Shelf
+from app.tightness_place import tightness_place
 from igds.bundle import Bundle
 from igds.fetch import cache_folder
 from igds.study import read_study, study_path
@@ -58,7 +59,7 @@ LOOK = {
         block_title_text_color="#1b1f27",
         block_title_text_weight="650",
     ),
-    "css": text_of("page.css") + text_of("bundles.css"),
+    "css": text_of("page.css") + text_of("bundles.css") + text_of("presentation.css"),
     "footer_links": ["api"],
 }
 
@@ -119,7 +120,7 @@ def page_of(
 ) -> Page:
     """The page for one bundle as `build` makes it; with `shelf`, it has the place from which the others are opened.
 
-    `bench` is that of the Laboratory, which works without a bundle and can be shared by several pages.
+    `bench` is that of the Laboratory and of Bounds, which work without a bundle and can be shared by several pages.
     """
     study = study or study_path(bundle)
     try:
@@ -128,11 +129,13 @@ def page_of(
         studio = Studio(bundle, no_study=str(error))
     recorded = _recorded(recording or recording_path(bundle), bundle)
     distillery = Distillery(studio, distilled or cache_folder() / "distilled")
+    bench = bench or Bench()
     downloads = Downloads(Path(get_upload_folder()))
     page = gr.Blocks(title="IGDS Explorer", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True)
     with page:
         # Outside the places: what is inside one is not there before it is opened.
         memory = gr.BrowserState("", storage_key=f"igds-{bundle.name}-distilled", secret="a key, not a secret")
+        html(text_of("presentation.html"), "presentation")
         with gr.Tabs(elem_id="places"):
             with gr.Tab("Explore", id="explore"):
                 explore = explore_place(page, studio, downloads, figure=study.with_suffix(".png"), recorded=recorded)
@@ -142,10 +145,12 @@ def page_of(
                 distil_place(page, distillery, downloads, memory)
             with gr.Tab("Laboratory", id="laboratory"):
                 laboratory_place(bench)
+            with gr.Tab("Bounds", id="bounds"):
+                tightness_place(bench)
             if shelf:
                 with gr.Tab("Bundles", id="bundles") as tab:
                     bundles_place(tab, shelf, bundle)
-        page.load(None, None, None, js=text_of("places.js"))
+        page.load(None, None, None, js=f"() => {{{text_of('copy_link.js')}{text_of('places.js')}}}")
     return Page(page.queue(max_size=LONGEST_LINE), studio, distillery, downloads)
 
 

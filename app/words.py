@@ -4,7 +4,7 @@ import math
 from html import escape
 
 from app.chart import chart
-from igds.bundle import Bundle
+from igds.bundle import Bundle, limits_of
 from igds.expectation import Expectation, Spread, expectation
 from igds.runs import Record, Run, class_folder
 from igds.study import UNGUIDED
@@ -54,6 +54,11 @@ def study_details(figure: str | None) -> str:
         "beside them. The defaults of β and η on this page were chosen by it; docs/study.md says how.</p>"
         f"{picture}</div></details>"
     )
+
+
+def limits(card: dict) -> str:
+    """What the prior of a bundle cannot do, HTML; empty for one that can do what one expects of a prior."""
+    return f"<p class='limits'>{as_sentence(told)}</p>" if (told := limits_of(card)) else ""
 
 
 def tau_words(bundle: Bundle) -> str:

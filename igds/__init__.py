@@ -10,6 +10,7 @@ warnings.filterwarnings("ignore", message=r"`torch.cuda.amp.custom_(fwd|bwd)", c
 from igds.bundle import Bundle, embedded_bundles, load_bundle, save_bundle
 from igds.estimator import Estimate, VariationalEstimator, estimate
 from igds.priors.base import Denoised, Prior
+from igds.priors.empirical import EmpiricalPrior
 from igds.priors.mixture import MixturePrior
 from igds.priors.unet import UNetConfig, UNetPrior
 from igds.runs import Record, Run
@@ -21,6 +22,7 @@ __all__ = [
     "Bundle",
     "ClassBatch",
     "Denoised",
+    "EmpiricalPrior",
     "Estimate",
     "Guidance",
     "MixturePrior",

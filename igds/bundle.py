@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from igds.backbones import MoCoConfig, MoCoEncoder, TimmConfig, TimmEncoder
 from igds.checkpoints import MissingPackage
 from igds.classifiers import ImageClassifier
+from igds.device import device_of
 from igds.encoders import Encoder, EncoderConfig, smooth
 from igds.estimator import VariationalEstimator
 from igds.files import write_json, write_whole
 from igds.priors.base import Prior
+from igds.priors.empirical import LIMITS, EmpiricalConfig, EmpiricalPrior
 from igds.priors.hf import DiffusersConfig, DiffusersPrior
 from igds.priors.unet import UNetConfig, UNetPrior
 
@@ -59,7 +61,7 @@ class Bundle:
 
     @property
     def device(self) -> torch.device:
-        return next(self.prior.parameters()).device
+        return device_of(self.prior)
 
     def label_of(self, class_name: str) -> int:
         """The label of a class, by its name in any case; ValueError names the closest one there is."""
@@ -166,6 +168,12 @@ def missing_parts(card: dict) -> list[str]:
     return [part for part in NEEDED if not card[part]]
 
 
+def limits_of(card: dict) -> str:
+    """What the prior of a bundle cannot do that one would expect of a prior; empty where there is no such thing."""
+    prior = card["prior"]
+    return LIMITS if isinstance(prior, dict) and prior.get("kind") == EmpiricalPrior.kind else ""
+
+
 def how_to_complete(path: Path, card: dict) -> str:
     """The command that makes what a bundle lacks."""
     encoder = " --encoder CHECKPOINT" if "estimator" in missing_parts(card) else ""
@@ -257,6 +265,8 @@ def _prior(values: dict) -> Prior:
         return UNetPrior(UNetConfig(**options))
     if kind == DiffusersPrior.kind:
         return DiffusersPrior(DiffusersConfig(**options))
+    if kind == EmpiricalPrior.kind:
+        return EmpiricalPrior(EmpiricalConfig(**{**options, "counts": tuple(options["counts"])}))
     raise ValueError(f"this version knows no prior of the kind {kind!r}")
 
 

@@ -1,7 +1,7 @@
 """From trained parts to a bundle: fit g, measure everything on held-out data, write the card."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +20,16 @@ from igds.selection import random_subset
 
 GALLERY_PER_CLASS = 24
 SAMPLES_PER_CLASS = 200
+SHEET_COLUMNS = 12
+PICTURE_PIXELS = 2**25
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """How many of the samples that are judged have been drawn."""
+
+    count: int
+    total: int
 
 
 def assemble(
@@ -31,21 +41,33 @@ def assemble(
     out: Path,
     device: torch.device,
     base: Bundle | None = None,
-) -> Iterator[str]:
+    prior: Prior | None = None,
+    samples_per_class: int = SAMPLES_PER_CLASS,
+    about: Mapping | None = None,
+    command: str = "",
+) -> Iterator[str | Sampled]:
     """Write the bundle `out` from the checkpoints in `work`; yields a line of text for every stage that is done.
 
-    A part without a checkpoint is taken from `base`. Raises FileNotFoundError where it is in neither.
+    While it samples, it yields how far it is.
+
+    A part without a checkpoint is taken from `base`. Raises FileNotFoundError where it is in neither. A `recipe` that
+    trains no prior needs the `prior` that it has without. `about` are entries of the card beside those made here, and
+    `command` is what made the parts, where that was not one `train` a part.
     """
     for part in recipe.budgets:
         if not (work / f"{part}.pt").exists() and (base is None or getattr(base, part) is None):
             raise FileNotFoundError(
                 f"{work / f'{part}.pt'} is missing: run `train {part}` first, or name a bundle that has it with --base"
             )
-    return _assemble(recipe, train, test, work, out, device, base)
+    return _assemble(recipe, train, test, work, out, device, base, prior, samples_per_class, about, command)
 
 
-def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
+def _assemble(
+    recipe, train, test, work, out, device, base, prior, samples_per_class, about, command
+) -> Iterator[str | Sampled]:
     parts, training = {}, {}
+    if prior is not None:
+        parts["prior"] = prior.to(device).eval()
     for part in recipe.budgets:
         if not (work / f"{part}.pt").exists():
             parts[part], training[part] = getattr(base, part), base.card.get("training", {}).get(part, {})
@@ -70,11 +92,15 @@ def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
     judge_accuracy = float((logits.argmax(1) == test.labels).float().mean())
     yield f"classifier: {judge_accuracy:.1%} on the test set"
 
-    per_class = min(SAMPLES_PER_CLASS, int(torch.bincount(test.labels).min()))
+    rarest = min(int(torch.bincount(data.labels).min()) for data in (train, test))
+    per_class = min(samples_per_class, rarest)
     labels = torch.arange(len(train.classes)).repeat_interleave(per_class)
-    images = unguided_images(
-        prior, estimator, per_class, steps=recipe.defaults["steps"], solver=recipe.defaults["solver"]
-    )
+    drawn = []
+    for label in range(len(train.classes)):
+        settings = {name: recipe.defaults[name] for name in ("steps", "solver")}
+        drawn.append(unguided_images(prior, estimator, label, per_class, **settings))
+        yield Sampled((label + 1) * per_class, len(labels))
+    images = torch.cat(drawn)
     sampled, sampled_logits = features_and_logits(classifier, images)
     real = train.images[random_subset(train.labels, per_class, seed=1, classes=train.classes)]
     real_features, _ = features_and_logits(classifier, real)
@@ -97,7 +123,8 @@ def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
         "beta_range": list(recipe.beta_range),
         **({"auto_beta": recipe.auto_beta} if recipe.auto_beta else {}),
         "parameters": parameters,
-        "training": {**training, "command": f"python -m igds train {'|'.join(parts)}|bundle"},
+        "training": {**training, "command": command or f"python -m igds train {'|'.join(parts)}|bundle"},
+        **(about or {}),
         "measured": {
             **{
                 part: {
@@ -132,28 +159,36 @@ def _assemble(recipe, train, test, work, out, device, base) -> Iterator[str]:
     }
     gallery = nearest_images = None
     if recipe.shows_images:
-        gallery = torch.stack([test.of_class(label)[:GALLERY_PER_CLASS] for label in range(len(test.classes))])
+        rarest = int(torch.bincount(test.labels).min())
+        count = tiles_per_class(min(GALLERY_PER_CLASS, rarest), classes=len(test.classes), side=test.images.shape[-1])
+        gallery = torch.stack([test.of_class(label)[:count] for label in range(len(test.classes))])
         nearest_images = train.images[originals]
     save_bundle(out, card, **parts, gallery=gallery)
-    sheet = contact_sheet(images, nearest_images, per_class)
+    columns = tiles_per_class(SHEET_COLUMNS, classes=2 * len(test.classes), side=images.shape[-1])
+    sheet = contact_sheet(images, nearest_images, per_class, columns=columns)
     sheet.save(out / "samples.png", optimize=True)
     yield f"written to {out}"
 
 
+def tiles_per_class(wanted: int, *, classes: int, side: int) -> int:
+    """How many tiles a row of a picture has, with a row a class, so that the picture can be opened anywhere."""
+    return max(1, min(wanted, PICTURE_PIXELS // (classes * side**2)))
+
+
 def unguided_images(
-    prior: Prior, estimator: VariationalEstimator, per_class: int, *, steps: int, solver: str
+    prior: Prior, estimator: VariationalEstimator, label: int, count: int, *, steps: int, solver: str
 ) -> Tensor:
-    """`per_class` images of every class from the prior alone, class by class, as bytes."""
-    batches = [ClassBatch(label, image_seeds(0, label, per_class), Guidance()) for label in range(prior.num_classes)]
-    return to_bytes(
-        torch.cat([sample(prior, estimator, [batch], steps=steps, solver=solver)[0] for batch in batches])
-    ).cpu()
+    """`count` images of a class from the prior alone, as bytes on the CPU."""
+    batch = ClassBatch(label, image_seeds(0, label, count), Guidance())
+    return to_bytes(sample(prior, estimator, [batch], steps=steps, solver=solver)[0]).cpu()
 
 
-def contact_sheet(images: Tensor, nearest: Tensor | None, per_class: int, *, columns: int = 12) -> Image.Image:
+def contact_sheet(
+    images: Tensor, nearest: Tensor | None, per_class: int, *, columns: int = SHEET_COLUMNS
+) -> Image.Image:
     """A row of samples a class, and below it, where they are given, the training image nearest to each."""
     rows = []
     for start in range(0, len(images), per_class):
         for tiles in (images, nearest) if nearest is not None else (images,):
-            rows.append(torch.cat(list(tiles[start : start + columns]), dim=2))
+            rows.append(torch.cat(list(tiles[start : start + min(columns, per_class)]), dim=2))
     return picture(torch.cat(rows, dim=1))

@@ -4,7 +4,6 @@ A set is made once for each method, IPC and generation seed, and every network l
 seed; each is a file of its own, so that a comparison which was stopped goes on where it stood.
 """
 
-import fcntl
 import hashlib
 import itertools
 import json
@@ -14,6 +13,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,12 +27,14 @@ from igds.distil import Distillation, auto_beta, distil
 from igds.distilled import read_image_folder
 from igds.evaluation import PROTOCOLS, epochs_of, train_network
 from igds.files import write_json
+from igds.locks import alone, hold_place
 from igds.networks import build_network
 from igds.selection import contextual_scores, herding, k_center, random_subset, weighted_subset
 from igds.statistics import difference, mean_and_error
 from igds.verdict import information, judge
 
 CLAIM = "comparison.json"
+PLACES = ".places"  # who is at work in a folder
 SPLITS = ("test", "validation")
 MOST_HELD_OUT = 1000  # images a class, and never more than a fifth of them
 SELECTIONS = ("random", "herding", "k-center", "weighted")
@@ -117,7 +119,7 @@ def beta_curve(bundle: Bundle, betas: Sequence[float] | None = None, **size) -> 
 
 def subsets(bundle: Bundle, alphas: Sequence[float] | None = None, **size) -> Comparison:
     """Figure 2: accuracy against H̲(X|Y) of real subsets drawn with the weights of eq. 37."""
-    alphas = alphas or (0.0, 1.0, 1.5, 2.0, 3.0)
+    alphas = alphas or (-4.0, 0.0, 1.5, 3.0, 6.0)
     methods = {f"α = {alpha:g}": {"select": "weighted", "alpha": float(alpha)} for alpha in alphas}
     return Comparison("subsets", bundle.name, methods, **{"split": "validation", **size})
 
@@ -151,8 +153,8 @@ def compare(
 
     Of `world` processes that share the folder, this one, number `rank`, takes every `world`-th set. The classes of
     `train` and `test`, real images of the bundle's size, are matched to the bundle's by name. Raises ValueError at the
-    call where a setting is wrong, the images do not fit or are too few in a class, and where `folder` holds a damaged
-    file, networks that learnt for other epochs, or anything but this comparison.
+    call where a setting is wrong, the images do not fit or are too few in a class, and where `folder` is in use, or
+    holds a damaged file, networks that learnt for other epochs, or anything but this comparison.
     """
     if not 0 <= rank < world:
         raise ValueError(f"rank must be between 0 and the number of processes less one, got {rank} of {world}")
@@ -164,8 +166,11 @@ def compare(
         raise ValueError("there are no images to test on: give another data set")
     _check(comparison, bundle, train)
     _claim(folder, comparison, bundle, train, test)
-    _records(comparison, folder)
-    return _compare(comparison, bundle, folder, train, test, rank, world, device, compile)
+    with ExitStack() as held:
+        (folder / PLACES).mkdir(exist_ok=True)
+        held.enter_context(hold_place(folder, folder / PLACES, rank, world))
+        _records(comparison, folder)
+        return _compare(comparison, bundle, folder, train, test, rank, world, device, compile, held.pop_all())
 
 
 def _fitted(images: ImageSet, bundle: Bundle) -> ImageSet:
@@ -241,8 +246,7 @@ def _claim(folder: Path, comparison: Comparison, bundle: Bundle, train: ImageSet
     identity = json.loads(json.dumps(identity))
     _check_claim(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:  # processes that share the comparison start at the same moment
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(folder / ".lock"):  # processes that share the comparison start at the same moment
         _check_claim(folder, identity)
         if not (folder / CLAIM).exists():
             write_json(folder / CLAIM, identity)
@@ -277,41 +281,44 @@ def _checksum(*sets: ImageSet) -> str:
     return digest.hexdigest()
 
 
-def _compare(comparison, bundle, folder, train, test, rank, world, device, compile) -> Iterator[Progress]:
-    pool = _Pool(bundle, train)
-    soft = PROTOCOLS[comparison.protocol].soft_labels
-    own = comparison.sets()[rank::world]
-    done, total = 0, len(own) * len(comparison.networks) * len(comparison.training_seeds)
-    for chosen in own:
-        what, images, figures = f"{chosen.method}, IPC {chosen.ipc}", None, {}
-        epochs = comparison.epochs_for(chosen.ipc)
-        for network in comparison.networks:
-            for seed in comparison.training_seeds:
-                path = training_path(folder, chosen, network, seed)
-                if not path.exists():
-                    if images is None:
-                        yield Progress(done, total, f"{what}: the set", 0.0)
-                        images = yield from _images_of(chosen, comparison, pool, folder, done, total)
-                        figures = figures_of_set(bundle, images)
-                    for epoch in train_network(
-                        network,
-                        images,
-                        test,
-                        protocol=comparison.protocol,
-                        seed=seed,
-                        epochs=epochs,
-                        tests=1,
-                        teacher=bundle.classifier if soft else None,
-                        device=device,
-                        bfloat16=bundle.prior.bfloat16,
-                        compile=compile,
-                    ):
-                        yield Progress(done, total, f"{what}: {network}", (epoch.index + 1) / epochs)
-                    record = {**asdict(chosen), "network": network, "training_seed": seed, "epochs": epochs}
-                    record |= {"accuracy": epoch.accuracy, "seconds": round(epoch.seconds, 1), **figures}
-                    write_json(path, record)
-                done += 1
-                yield Progress(done, total, f"{what}: {network}", 0.0)
+def _compare(comparison, bundle, folder, train, test, rank, world, device, compile, held) -> Iterator[Progress]:
+    with held:
+        pool = _Pool(bundle, train)
+        if None in _records(comparison, folder):
+            pool.check(comparison)
+        soft = PROTOCOLS[comparison.protocol].soft_labels
+        own = comparison.sets()[rank::world]
+        done, total = 0, len(own) * len(comparison.networks) * len(comparison.training_seeds)
+        for chosen in own:
+            what, images, figures = f"{chosen.method}, IPC {chosen.ipc}", None, {}
+            epochs = comparison.epochs_for(chosen.ipc)
+            for network in comparison.networks:
+                for seed in comparison.training_seeds:
+                    path = training_path(folder, chosen, network, seed)
+                    if not path.exists():
+                        if images is None:
+                            yield Progress(done, total, f"{what}: the set", 0.0)
+                            images = yield from _images_of(chosen, comparison, pool, folder, done, total)
+                            figures = figures_of_set(bundle, images)
+                        for epoch in train_network(
+                            network,
+                            images,
+                            test,
+                            protocol=comparison.protocol,
+                            seed=seed,
+                            epochs=epochs,
+                            tests=1,
+                            teacher=bundle.classifier if soft else None,
+                            device=device,
+                            bfloat16=bundle.prior.bfloat16,
+                            compile=compile,
+                        ):
+                            yield Progress(done, total, f"{what}: {network}", (epoch.index + 1) / epochs)
+                        record = {**asdict(chosen), "network": network, "training_seed": seed, "epochs": epochs}
+                        record |= {"accuracy": epoch.accuracy, "seconds": round(epoch.seconds, 1), **figures}
+                        write_json(path, record)
+                    done += 1
+                    yield Progress(done, total, f"{what}: {network}", 0.0)
 
 
 def figures_of_set(bundle: Bundle, images: ImageSet) -> dict[str, float]:
@@ -353,6 +360,12 @@ class _Pool:
     def __init__(self, bundle: Bundle, data: ImageSet):
         self.bundle, self.data = bundle, data
         self._features = self._scores = None
+
+    def check(self, comparison: Comparison) -> None:
+        """ValueError where a weighted subset of the largest IPC lacks images that g recognises: now, not in hours."""
+        for how in comparison.methods.values():
+            if how.get("select") == "weighted":
+                self.select(how, max(comparison.ipcs), 0)
 
     def select(self, how: dict, ipc: int, seed: int) -> ImageSet:
         labels, classes = self.data.labels, self.data.classes
@@ -495,6 +508,77 @@ def _row(ipc: int, network: str, method: str, by_set: dict[int, list[dict]]) -> 
     }
 
 
+def swept(results: dict) -> list[str]:
+    """The methods that are values of one setting, in its order: those of β, or of α; none of other comparisons."""
+    return [name for name in results["methods"] if name.startswith(("β = ", "α = "))]
+
+
+def best_of_sweep(results: dict) -> list[dict]:
+    """An entry an IPC and network: which value of a sweep teaches best, and by how much more than both its ends do.
+
+    `above` maps each other end of the sweep to {"mean", "standard_error", "p"}. `is_peak` says that the best is no end
+    and beats both by more than two standard errors: the inverted U of the paper's figures 2 and 5.
+    """
+    names = swept(results)
+    ends = {names[0], names[-1]} if names else set()
+    rows: dict = {}
+    for row in results["summary"]:
+        if row["method"] in names:
+            rows.setdefault((row["ipc"], row["network"]), []).append(row)
+    found = []
+    for (ipc, network), own in rows.items():
+        best = max(own, key=lambda row: row["accuracy"]["mean"])
+        above = {name: gap for name, gap in best["against"].items() if name in ends}
+        found.append(
+            {
+                "ipc": ipc,
+                "network": network,
+                "best": best["method"],
+                "accuracy": best["accuracy"],
+                "contextual": best["contextual"],
+                "above": above,
+                "is_peak": len(above) == 2 and all(map(_is_clear, above.values())),
+            }
+        )
+    return found
+
+
+def _is_clear(gap: dict) -> bool:
+    return gap["standard_error"] is not None and gap["mean"] > 2 * gap["standard_error"]
+
+
+def sweep_sentences(results: dict) -> list[str]:
+    """What `best_of_sweep` found, a sentence an IPC and network."""
+    return [
+        f"IPC {entry['ipc']}, {entry['network']}: best at {entry['best']}, where H(X|Y) is "
+        f"{entry['contextual']['mean']:.2f} nats"
+        + "".join(f"; {_percent(gap)} points above {name}" for name, gap in entry["above"].items())
+        + (": a peak beyond two standard errors" if entry["is_peak"] else "")
+        for entry in best_of_sweep(results)
+    ]
+
+
+def _percent(value: dict) -> str:
+    error = value["standard_error"]
+    return f"{100 * value['mean']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+
+
+def read_results(path: Path) -> dict:
+    """The JSON that a finished comparison has written; FileNotFoundError or ValueError where `path` is none."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        table_markdown(results)
+        sweep_sentences(results)
+        names = ("bundle", "protocol", "split", "generation_seeds", "training_seeds")
+        if lacking := [name for name in names if name not in results]:
+            raise KeyError(lacking[0])
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"there is no file {path}: give the JSON that `compare` has written") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError):
+        raise ValueError(f"{path} is not the result of a comparison: give the JSON that `compare` wrote") from None
+    return results
+
+
 def table_markdown(results: dict) -> str:
     """A row a method and network, a column an IPC: final accuracy in per cent ± standard error."""
     head = ["method", "network", *(f"IPC {ipc} ({results['epochs'][str(ipc)]} epochs)" for ipc in results["ipcs"])]
@@ -502,10 +586,5 @@ def table_markdown(results: dict) -> str:
     cells = {(row["method"], row["network"], row["ipc"]): row["accuracy"] for row in results["summary"]}
     for network in results["networks"]:
         for method in results["methods"]:
-            rows.append([method, network, *(_cell(cells[method, network, ipc]) for ipc in results["ipcs"])])
+            rows.append([method, network, *(_percent(cells[method, network, ipc]) for ipc in results["ipcs"])])
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
-
-
-def _cell(accuracy: dict) -> str:
-    error = accuracy["standard_error"]
-    return f"{100 * accuracy['mean']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")

@@ -1,6 +1,9 @@
 """Which processor to compute on. Chosen once, by the program; the library follows its inputs."""
 
+from itertools import chain
+
 import torch
+from torch import nn
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -20,3 +23,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
     return any(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile"))
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its first parameter is, or its first buffer where it has no parameters."""
+    return next(chain(network.parameters(), network.buffers())).device

@@ -5,7 +5,6 @@ killed and started again, or spread over processes, ends with the same bytes as 
 """
 
 import errno
-import fcntl
 import json
 import math
 import platform
@@ -14,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from igds.bundle import Bundle
 from igds.data import to_bytes, to_unit
 from igds.distilled import INDEX, write_class, write_index
 from igds.files import write_json
+from igds.locks import alone, hold_place
 from igds.rng import image_seeds
 from igds.runs import MAX_IPC, Run, class_folder, figures_of
 from igds.sampling import Step
@@ -149,19 +148,13 @@ def distil(
         raise ValueError(f"rank must be between 0 and the number of processes less one, got {rank} of {world}")
     if settings.bundle != bundle.name:
         raise ValueError(f"the settings are for {settings.bundle} and the bundle is {bundle.name}: make them with it")
-    if composite:
-        _check_composite(bundle)
-    if candidates < 1:
-        raise ValueError(f"candidates must be at least 1, got {candidates}")
-    together = settings.ipc * candidates * (TILES if composite else 1)
-    if together > MAX_IPC:
-        raise ValueError(f"{together} images of a class would be made together, {MAX_IPC} can be: ask for fewer")
+    check_batch(bundle, settings.ipc, composite=composite, candidates=candidates)
     claim = _claim(bundle, settings, composite, candidates)
     _found(folder, claim)
     with _disk(folder), ExitStack() as held:
         (folder / WORK).mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            held.enter_context(_lock(folder, rank, world))
+        with alone(folder / WORK / "lock"):
+            held.enter_context(hold_place(folder, folder / WORK, rank, world))
             found = _found(folder, claim)
             _check_records(folder, bundle)
             if found is None:
@@ -197,7 +190,7 @@ def _distil(
                     write_json(_record_path(folder, label), record)  # first, since a class that is there has a record
                     write_class(folder, label, name, tiled(images) if composite else images)
             if label == labels[-1]:
-                with _disk(folder), _alone(folder):
+                with _disk(folder), alone(folder / WORK / "lock"):
                     _write_card(bundle, folder, claim)
             yield Progress(done + 1, len(labels), run.steps, run.steps, name)
 
@@ -218,10 +211,16 @@ def best_of(bundle: Bundle, images: Tensor, n: int) -> Tensor:
     return herding(features, torch.zeros(len(images), dtype=torch.long), n).sort().values
 
 
-def _check_composite(bundle: Bundle) -> None:
+def check_batch(bundle: Bundle, ipc: int, *, composite: bool, candidates: int) -> None:
+    """ValueError where the images of a class cannot be made together, or cannot be tiled."""
     height, width = bundle.prior.shape[1:]
-    if height % 2 or width % 2:
+    if composite and (height % 2 or width % 2):
         raise ValueError(f"a composite halves its images, which {height}×{width} pixels cannot be: go without it")
+    if candidates < 1:
+        raise ValueError(f"candidates must be at least 1, got {candidates}")
+    together = ipc * candidates * (TILES if composite else 1)
+    if together > MAX_IPC:
+        raise ValueError(f"{together} images of a class would be made together, {MAX_IPC} can be: ask for fewer")
 
 
 def _claim(bundle: Bundle, settings: Distillation, composite: bool, candidates: int) -> dict:
@@ -319,40 +318,6 @@ def _write_card(bundle: Bundle, folder: Path, claim: dict) -> None:
         "note": " ".join(notes),
     }
     write_json(folder / CARD, card)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time: for the moments of starting and of writing the card."""
-    with (folder / WORK / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _lock(folder: Path, rank: int, world: int) -> IO[str]:
-    """This process's place in `folder`, kept until it is closed: the system closes it for a process that is killed.
-
-    ValueError where that place is taken, or one of another number of processes, who would share the classes otherwise.
-    """
-    places = folder / WORK
-    own = (places / f"rank-{rank}-of-{world}").open("w")
-    try:
-        _try_lock(own, folder)
-        for path in places.glob("rank-*"):
-            if not path.name.endswith(f"-of-{world}"):
-                with path.open("w") as other:
-                    _try_lock(other, folder)
-    except BaseException:
-        own.close()
-        raise
-    return own
-
-
-def _try_lock(file: IO[str], folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{folder} is in use by another run: wait for it, stop it, or choose another folder") from None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from igds.data import ImageSet, png
+from igds.data import ImageSet, picture, png
 from igds.files import write_json, write_through, write_whole
 from igds.pictures import are_grey, read_pictures
 from igds.runs import class_folder
@@ -50,12 +50,19 @@ def write_index(folder: Path, names: Sequence[str]) -> None:
     write_json(folder / INDEX, entries)
 
 
-def read_image_folder(path: str | Path, *, size: int | None = None, channels: int | None = None) -> ImageSet:
+def read_image_folder(
+    path: str | Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    unreadable: dict[int, str] | None = None,
+) -> ImageSet:
     """A distilled folder by its classes.json; any other with a folder a class, whose sorted names are the classes.
 
     Pictures are read by `pixels_of`; `channels` is 1 or 3, and without it grey if all pictures are. Raises
     FileNotFoundError where there is no such folder, and ValueError for a class without pictures, for a picture that
-    cannot be read, and where pictures differ in size and no `size` is given.
+    cannot be read (unless `unreadable` takes it: see `read_pictures`), and where pictures differ in size and no `size`
+    is given.
     """
     folder = Path(path)
     if channels not in (None, 1, 3):
@@ -67,9 +74,14 @@ def read_image_folder(path: str | Path, *, size: int | None = None, channels: in
     pictures = [(str(file), file) for own in files for file in own]
     if channels is None:
         channels = 1 if are_grey(pictures) else 3
-    images = read_pictures(pictures, len(pictures), size=size, channels=channels)
+    images = read_pictures(pictures, len(pictures), size=size, channels=channels, unreadable=unreadable)
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(own) for own in files]))
     return ImageSet(images, labels, tuple(name for name, _ in classes))
+
+
+def count_pictures(path: str | Path) -> dict[str, int]:
+    """How many pictures `read_image_folder` would read of each class, without opening any; errors as there."""
+    return {name: len(_pictures(own)) for name, own in _classes(Path(path))}
 
 
 def to_parquet(folder: str | Path, path: str | Path) -> None:
@@ -78,26 +90,41 @@ def to_parquet(folder: str | Path, path: str | Path) -> None:
     Its columns are `image` {bytes, path} and `label`, a ClassLabel with the names of the classes. Raises ValueError
     where pyarrow is not installed, and as `read_image_folder` does for a folder that is none.
     """
+    folder = Path(folder)
+    classes = _classes(folder)
+    files = [(label, file) for label, (_, own) in enumerate(classes) for file in _pictures(own)]
+    rows = [(file.read_bytes(), file.relative_to(folder).as_posix()) for _, file in files]
+    _write_parquet(path, rows, [label for label, _ in files], [name for name, _ in classes])
+
+
+def images_to_parquet(images: ImageSet, path: str | Path) -> None:
+    """Write an image set as JPEGs (quality 95, 4:4:4) to one parquet file, as `to_parquet` does; errors as there."""
+    rows = []
+    for index, image in enumerate(images.images):
+        buffer = io.BytesIO()
+        picture(image).save(buffer, "JPEG", quality=95, subsampling=0)
+        rows.append((buffer.getvalue(), f"{index:0{len(str(len(images.labels)))}d}.jpg"))
+    _write_parquet(path, rows, images.labels.tolist(), images.classes)
+
+
+def _write_parquet(
+    path: str | Path, rows: Sequence[tuple[bytes, str]], labels: Sequence[int], classes: Sequence[str]
+) -> None:
+    """`rows` are the bytes and the name of each picture."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise ValueError("parquet needs pyarrow: `pip install pyarrow`") from None
-    folder, path = Path(folder), Path(path)
-    classes = _classes(folder)
-    files = [(label, file) for label, (_, own) in enumerate(classes) for file in _pictures(own)]
-    columns = {
-        "image": [{"bytes": file.read_bytes(), "path": file.relative_to(folder).as_posix()} for _, file in files],
-        "label": [label for label, _ in files],
-    }
-    features = {"image": {"_type": "Image"}, "label": {"names": [name for name, _ in classes], "_type": "ClassLabel"}}
+    columns = {"image": [{"bytes": content, "path": name} for content, name in rows], "label": labels}
+    features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
     schema = pa.schema(
         {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "label": pa.int64()},
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns, schema=schema), buffer)
-    write_whole(path, buffer.getvalue())
+    write_whole(Path(path), buffer.getvalue())
 
 
 def _classes(folder: Path) -> list[tuple[str, Path]]:

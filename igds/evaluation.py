@@ -108,21 +108,24 @@ class Epoch:
 
 
 def align(test: ImageSet, classes: Sequence[str]) -> ImageSet:
-    """`test` with its labels in the order of `classes`, matched by name.
+    """`test` with its labels in the order of `classes`, matched by name in any case.
 
     Raises ValueError where a name stands twice, and where a class of one has no partner in the other.
     """
-    for names in (test.classes, classes):
-        twice = next((name for name in names if list(names).count(name) > 1), None)
+    folded = {tuple(names): [name.casefold() for name in names] for names in (classes, test.classes)}
+    for names, keys in folded.items():
+        twice = next((name for name, key in zip(names, keys) if keys.count(key) > 1), None)
         if twice is not None:
             raise ValueError(f"two classes are named {twice!r}: rename one, since classes are matched by name")
     for ours, theirs, where in ((classes, test.classes, "test"), (test.classes, classes, "training")):
+        known = folded[tuple(theirs)]
         for name in ours:
-            if name not in theirs:
-                close = difflib.get_close_matches(name, theirs, n=1, cutoff=0)
-                remedy = f": rename it, if it is {close[0]!r}" if close else ""
+            if name.casefold() not in known:
+                close = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0)
+                remedy = f": rename it, if it is {theirs[known.index(close[0])]!r}" if close else ""
                 raise ValueError(f"no class of the {where} set is named {name!r}{remedy}")
-    order = torch.tensor([list(classes).index(name) for name in test.classes])
+    own = folded[tuple(classes)]
+    order = torch.tensor([own.index(name.casefold()) for name in test.classes])
     return ImageSet(test.images, order[test.labels], tuple(classes))
 
 

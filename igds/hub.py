@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from igds.bundle import bundle_path, check_files, missing_parts, read_card
+from igds.bundle import bundle_path, check_files, limits_of, missing_parts, read_card
 from igds.checkpoints import MissingPackage
 
 # The Hub's identifiers of licences that a card's words begin with; what is not among them is "other".
@@ -39,6 +39,8 @@ def model_card(card: dict, repo: str) -> str:
         f"- Licence: {words}",
         f"- Classes ({len(card['classes']):,}): {_listed(card['classes'])}",
     ]
+    if limits := limits_of(card):
+        lines.append(f"- {limits}")
     if missing := missing_parts(card):
         lines.append(f"- Not in it: {', '.join(missing)}")
     if parameters := card.get("parameters"):

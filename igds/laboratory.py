@@ -19,6 +19,7 @@ from igds.encoders import PointEncoder, PointEncoderConfig
 from igds.estimator import VariationalEstimator, estimate
 from igds.information import contextual_kl
 from igds.priors.mixture import Information, MixturePrior
+from igds.processes import ALONE, Processes
 from igds.rng import NoiseStreams, image_seeds
 from igds.sampling import COLUMNS, BatchState, ClassBatch, Guidance, paired, sample_progressive
 from igds.training import ContrastiveObjective, Training, train_linear_classifier
@@ -200,8 +201,11 @@ class CrossEntropyObjective(nn.Module):
         self.head = nn.Linear(encoder.config.features, num_classes)
         self.augment, self.tau = augment, tau
 
-    def forward(self, points: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        return F.cross_entropy(self.head(self.network(self.augment(points, generator)) / self.tau), labels)
+    def forward(
+        self, points: Tensor, labels: Tensor, generator: torch.Generator, processes: Processes = ALONE
+    ) -> Tensor:
+        rows = processes.rows(len(points))
+        return F.cross_entropy(self.head(self.network(self.augment(points, generator)[rows]) / self.tau), labels[rows])
 
     def after_step(self) -> None:
         pass
@@ -288,7 +292,8 @@ def guidance_of(beta: float, eta: float) -> Guidance:
 class Play:
     """A run three ways from the same noise; W ways in the order of COLUMNS, K classes, n particles each, S steps.
 
-    `x` (S + 1, W, K, n, 2) are the positions, from noise to data. What acts in each step, (S, W, K, n, 2): `score`,
+    `x` (S + 1, W, K, n, 2) are the positions, from noise to data. What acts in each step, (S, W, K, n, 2), forces on
+    the first few of the n where no more were asked for: `score`,
     ∇ log p(x_t|y) at x_t; `prototype_force` η_t∇log P(y|g(f(x'))) and `contextual_force` η_tβ∇KL(p‖Q̂) at x'_{t−1},
     which together lead from x'_{t−1} to x_{t−1}. `variance` (S,) is that of the noise in x_t, 1 − ᾱ_t: times the score,
     it leads from x_t to √ᾱ_t·x̃0. `prototype` and `contextual` (S, W, K, n) are the two terms in nats, `t` (S,) the
@@ -306,11 +311,19 @@ class Play:
 
 
 def play(
-    prior: MixturePrior, estimator: VariationalEstimator, *, n: int, beta: float, eta: float, seed: int = 0
+    prior: MixturePrior,
+    estimator: VariationalEstimator,
+    *,
+    n: int,
+    beta: float,
+    eta: float,
+    seed: int = 0,
+    arrows: int = MOST_PARTICLES,
 ) -> Play:
     """Run `sample_progressive` on every class three ways, and work out the forces from its steps.
 
-    Raises ValueError for an n outside 1 to MOST_PARTICLES, and for a β or η that is not a finite number from 0 on.
+    They are those on the first `arrows` particles of each class, or on all where there are fewer. Raises
+    ValueError for an n outside 1 to MOST_PARTICLES, and for a β or η that is not a finite number from 0 on.
     """
     if not 1 <= n <= MOST_PARTICLES:
         raise ValueError(f"n must be between 1 and {MOST_PARTICLES}, got {n}")
@@ -337,7 +350,7 @@ def play(
     before_noise = on_x * x[:-1] + on_x0 * x0
     drawn_noise = x[1:, :1] - before_noise[:, :1]  # nothing guides the first way: what it moved by besides is noise
     x_prev = before_noise + drawn_noise
-    prototype_force, contextual_force = _forces(estimator, x_prev, eta * sigma**2, beta)
+    prototype_force, contextual_force = _forces(estimator, x_prev, eta * sigma**2, beta, min(arrows, n))
     return Play(
         tuple(step.t for step in steps),
         x,
@@ -354,19 +367,25 @@ def _column(values: Sequence[float]) -> Tensor:
     return torch.tensor([float(value) for value in values]).view(-1, 1, 1, 1, 1)
 
 
-def _forces(estimator: VariationalEstimator, x_prev: Tensor, eta: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """η_t∇log P and η_tβ∇KL at x' (S, W, K, n, 2) of all steps at once; the first way has neither, the second no β."""
-    prototype, contextual = torch.zeros_like(x_prev), torch.zeros_like(x_prev)
-    guided, last = x_prev[:, 1:], x_prev[:, 2:]
+def _forces(
+    estimator: VariationalEstimator, x_prev: Tensor, eta: Tensor, beta: float, arrows: int
+) -> tuple[Tensor, Tensor]:
+    """η_t∇log P and η_tβ∇KL on the first `arrows` of the n at x' (S, W, K, n, 2), of all steps at once.
+
+    The first way has neither, the second no β.
+    """
+    prototype, contextual = torch.zeros_like(x_prev[:, :, :, :arrows]), torch.zeros_like(x_prev[:, :, :, :arrows])
+    guided, together = x_prev[:, 1:, :, :arrows], x_prev[:, 2:]
+    with torch.no_grad():  # eq. 30: of the particles of a class made together
+        q = estimator(together.reshape(-1, 2))[1].view(*together.shape[:-1], -1).mean(dim=3, keepdim=True)
     labels = torch.arange(x_prev.shape[2]).view(1, 1, -1, 1, 1).expand(*guided.shape[:-1], 1)
     with torch.enable_grad():
         x = guided.clone().requires_grad_()
         log_probs = estimator(x.view(-1, 2))[0].view(*guided.shape[:-1], -1)
         (prototype[:, 1:],) = torch.autograd.grad(log_probs.gather(4, labels).sum(), x)
-        x = last.clone().requires_grad_()
-        p = estimator(x.view(-1, 2))[1].view(*last.shape[:-1], -1)
-        q = p.detach().mean(dim=3, keepdim=True).expand_as(p)  # eq. 30: of the particles of a class made together
-        (contextual[:, 2:],) = torch.autograd.grad(contextual_kl(p, q).sum(), x)
+        x = guided[:, 1:].clone().requires_grad_()
+        p = estimator(x.view(-1, 2))[1].view(*x.shape[:-1], -1)
+        (contextual[:, 2:],) = torch.autograd.grad(contextual_kl(p, q.expand_as(p)).sum(), x)
     return eta * prototype, eta * beta * contextual
 
 

@@ -1,6 +1,5 @@
 """Studies and comparisons as figures. Imports matplotlib, so nothing else of the library imports this."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from igds.compare import best_of_sweep, swept
 from igds.panels import Panel
 from igds.study import MEASURES, REAL, UNGUIDED
 from igds.tightness import CELLS, CROSS_ENTROPY, CROSS_ENTROPY_FREE, INFO_NCE, MINE, NEIGHBOURS, VE, VE_FREE
@@ -24,7 +24,7 @@ SHOWN = (
     "coverage",
     "out_of_range",
 )
-_LINE, _UNGUIDED, _REAL = "#c2410c", "#5f6670", "#0b7a55"
+_LINE, _UNGUIDED, _REAL, _BEST = "#c2410c", "#5f6670", "#0b7a55", "#b91c1c"
 
 
 def study_figure(results: dict, path: Path) -> None:
@@ -122,27 +122,32 @@ def _tiled(images: Tensor) -> np.ndarray:
 def comparison_figure(results: dict, path: Path) -> None:
     """Write a PNG of a comparison, a row a network, a panel an IPC: accuracy by method, or along a sweep.
 
-    A sweep of β has β beneath it, one of α the contextual information of its subsets; other methods are lines across.
-    Error bars are one standard error over sets on either side.
+    A sweep of β has β beneath it, one of α the contextual information of its subsets, and then a last panel has that of
+    the best subset of each IPC; other methods are lines across. The best of a sweep is ringed. Error bars are one
+    standard error over sets on either side.
     """
-    sweep = [name for name in results["methods"] if name.startswith(("β = ", "α = "))]
+    sweep = swept(results)
     networks, ipcs = results["networks"], results["ipcs"]
+    of_subsets = bool(sweep) and sweep[0].startswith("α") and len(ipcs) > 1
     table = {(row["network"], row["ipc"], row["method"]): row for row in results["summary"]}
-    size = (4.2 * len(ipcs), 3.4 * len(networks) + 0.6)
+    columns = len(ipcs) + of_subsets
+    size = (4.2 * columns, 3.4 * len(networks) + 0.6)
     figure = Figure(figsize=size, dpi=110, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    panels = itertools.product(networks, ipcs)
-    for (network, ipc), axis in zip(panels, figure.subplots(len(networks), len(ipcs), squeeze=False).flat):
-        rows = {name: table[network, ipc, name] for name in results["methods"]}
-        axis.set_title(f"{network}, IPC {ipc}, {results['epochs'][str(ipc)]} epochs", fontsize=11)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_ylabel("accuracy (%)")
-        if sweep:
-            _sweep(axis, {name: rows[name] for name in sweep}, rows)
-        else:
-            _methods(axis, rows)
+    for network, line in zip(networks, figure.subplots(len(networks), columns, squeeze=False)):
+        for ipc, axis in zip(ipcs, line):
+            rows = {name: table[network, ipc, name] for name in results["methods"]}
+            axis.set_title(f"{network}, IPC {ipc}, {results['epochs'][str(ipc)]} epochs", fontsize=11)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.set_ylabel("accuracy (%)")
+            if sweep:
+                _sweep(axis, {name: rows[name] for name in sweep}, rows)
+            else:
+                _methods(axis, rows)
+        if of_subsets:
+            _best_subsets(line[-1], [entry for entry in best_of_sweep(results) if entry["network"] == network])
     if sweep:
-        handles, labels = axis.get_legend_handles_labels()
+        handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle(
         f"{results['bundle']}: protocol {results['protocol']}, {results['split']} split\n"
@@ -162,16 +167,24 @@ def _percent(row: dict) -> tuple[float, float]:
 def _sweep(axis, swept: dict[str, dict], every: dict[str, dict]) -> None:
     of_beta = next(iter(swept)).startswith("β")
     values = [float(name[4:]) for name in swept]
-    across = range(len(values)) if of_beta else [row["contextual"]["mean"] for row in swept.values()]
     means, errors = zip(*map(_percent, swept.values()))
+    if of_beta:
+        across, widths = list(range(len(values))), None
+    else:
+        across = [row["contextual"]["mean"] for row in swept.values()]
+        widths = [row["contextual"]["standard_error"] or 0.0 for row in swept.values()]
+    curve = {"color": _LINE, "marker": "^", "markersize": 5, "capsize": 2}
     axis.errorbar(
-        across, means, errors, color=_LINE, marker="^", markersize=5, capsize=2, label="IGDS" if of_beta else ""
+        across, means, errors, widths, label="IGDS" if of_beta else "real images, weighted by eq. 37", **curve
     )
+    best = means.index(max(means))
+    axis.plot(across[best], means[best], "o", markersize=13, color="none", markeredgecolor=_BEST, label="best")
     if of_beta:
         axis.set_xticks(across, [f"{value:g}" for value in values])
     else:
         for x, y, value in zip(across, means, values):
-            axis.annotate(f"α = {value:g}", (x, y), (0, 7), textcoords="offset points", fontsize=8, ha="center")
+            axis.annotate(f"α = {value:g}", (x, y), (9, 6), textcoords="offset points", fontsize=8)
+        axis.margins(x=0.14)
     axis.set_xlabel("β" if of_beta else "H(X|Y) of the subset (nats)")
     for (name, row), (colour, style) in zip(
         ((n, r) for n, r in every.items() if n not in swept), ((_REAL, ":"), (_UNGUIDED, (0, (5, 3))))
@@ -179,6 +192,20 @@ def _sweep(axis, swept: dict[str, dict], every: dict[str, dict]) -> None:
         mean, error = _percent(row)
         axis.axhline(mean, color=colour, linestyle=style, label=name)
         axis.axhspan(mean - error, mean + error, color=colour, alpha=0.12, linewidth=0)
+
+
+def _best_subsets(axis, found: list[dict]) -> None:
+    """Contextual information of the best subset by IPC: panel b of the paper's figure 2."""
+    across = list(range(len(found)))
+    values = [entry["contextual"] for entry in found]
+    errors = [value["standard_error"] or 0.0 for value in values]
+    axis.errorbar(across, [value["mean"] for value in values], errors, color=_BEST, marker="o", capsize=2)
+    axis.set_xticks(across, [str(entry["ipc"]) for entry in found])
+    axis.margins(x=0.2)
+    axis.set_xlabel("IPC")
+    axis.set_ylabel("H(X|Y) of the best subset (nats)")
+    axis.set_title("The subset that teaches best", fontsize=11)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _methods(axis, rows: dict[str, dict]) -> None:

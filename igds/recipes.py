@@ -172,10 +172,10 @@ _IMAGENETTE_32 = Recipe(
     encoder=EncoderConfig(channels=3, widths=(32, 64, 128)),
     classifier=EncoderConfig(channels=3, widths=(48, 96, 192)),
     budgets={
-        "prior": Budget(images=400_000, batch_size=64, learning_rate=5e-4, decay=0.4),
+        "prior": Budget(images=600_000, batch_size=64, learning_rate=5e-4, decay=0.4),
         "estimator": Budget(images=400_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
         "held_out": Budget(images=300_000, batch_size=256, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
-        "classifier": Budget(images=500_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
+        "classifier": Budget(images=1_000_000, batch_size=128, learning_rate=2e-3, decay=1.0, weight_decay=5e-2),
     },
     contrastive={
         "estimator": Contrastive(tau=0.2, label_weight=1.0, noise_share=0.6, noise_limit=0.7, area=(0.35, 1.0)),

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from igds.device import device_of
 from igds.estimator import VariationalEstimator
 from igds.information import batch_reference, contextual_kl, prototype_information
 from igds.priors.base import Denoised, Prior
@@ -183,7 +184,7 @@ def sample(prior: Prior, estimator: VariationalEstimator, batches: Sequence[Clas
 
 @torch.no_grad()
 def _sample(prior, estimator, batches, schedule, solver, variance, microbatch) -> Iterator[Step]:
-    device = next(prior.parameters()).device if estimator is None else estimator.class_means.device
+    device = device_of(prior) if estimator is None else estimator.class_means.device
     noise = NoiseStreams([seed for batch in batches for seed in batch.seeds])
     every = _Images.of(batches, device)
     sizes = [len(batch.seeds) for batch in batches]

@@ -7,7 +7,7 @@ says of them is held against the truth and against estimators that the field tru
 import json
 import math
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -114,6 +114,19 @@ class Progress:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Steps of training done for one cell, and in all; `figures` are those of the arms that have been measured.
+
+    `true_prototype` is the mean of log p(y|x)/π_y over the held-out points, which every Î of the cell is held against.
+    """
+
+    done: int
+    total: int
+    true_prototype: float
+    figures: dict[str, dict]
 
 
 def triangle(delta: float) -> MixturePrior:
@@ -369,24 +382,40 @@ def _measure_tightness(study: Tightness, folder: Path, found: dict, device: torc
     total = sum(study.steps * len(_trained(study, features)) for _, features, _ in study.cells())
     done = 0
     for cell in study.cells():
-        delta, features, seed = cell
-        ways = _trained(study, features)
-        if cell in found:
-            done += study.steps * len(ways)
-            yield Progress(done, total)
-            continue
-        mixture, points = _points(study, delta, seed, device)
-        records = {}
-        for way in ways:
-            measure, steps = _training(way, study, features, points, seed, device)
+        _, features, _ = cell
+        steps = study.steps * len(_trained(study, features))
+        if cell not in found:
+            rest = (CELLS, NEIGHBOURS) if features == study.features else (CELLS,)
+            for moment in measure_cell(study, cell, (*_trained(study, features), *rest), device=device):
+                yield Progress(done + moment.done, total)
+            write_json(cell_path(folder, cell), _cell(study, cell, moment))
+        done += steps
+        yield Progress(done, total)
+
+
+def measure_cell(
+    study: Tightness, cell: tuple[float, int, int], arms: Sequence[str], *, device: str | torch.device = "cpu"
+) -> Iterator[Moment]:
+    """Train and measure `arms` at (δ, d, seed), one after the other on the same points: a moment every few steps."""
+    delta, features, seed = cell
+    device = torch.device(device)
+    mixture, points = _points(study, delta, seed, device)
+    x, y = points.held_out.images.cpu(), points.held_out.labels.cpu()
+    truth = float((mixture.class_posterior(x).gather(1, y[:, None])[:, 0] + math.log(CLASSES)).mean())
+    done, total = 0, study.steps * len([arm for arm in arms if arm not in (CELLS, NEIGHBOURS)])
+    figures: dict[str, dict] = {}
+    for arm in arms:
+        if arm == CELLS:
+            figures = figures | {arm: _measure_cells(study, mixture, points, features, seed)}
+        elif arm == NEIGHBOURS:
+            figures = figures | {arm: _measure_neighbours(study, points)}
+        else:
+            measure, steps = _training(arm, study, features, points, seed, device)
             for count in steps:
                 done += count
-                yield Progress(done, total)
-            records[way] = measure()
-        records[CELLS] = _measure_cells(study, mixture, points, features, seed)
-        if features == study.features:
-            records[NEIGHBOURS] = _measure_neighbours(study, points)
-        write_json(cell_path(folder, cell), _cell(study, cell, mixture, points, records))
+                yield Moment(done, total, truth, figures)
+            figures = figures | {arm: measure()}
+        yield Moment(done, total, truth, figures)
 
 
 def _trained(study: Tightness, features: int) -> tuple[str, ...]:
@@ -425,17 +454,15 @@ def _measure_neighbours(study: Tightness, points: _Points) -> dict:
     return {"prototype": knn_information(x, y, k=study.neighbours), "contextual": float(sum(entropies))}
 
 
-def _cell(study: Tightness, cell: tuple, mixture: MixturePrior, points: _Points, records: dict) -> dict:
+def _cell(study: Tightness, cell: tuple, moment: Moment) -> dict:
     delta, features, seed = cell
-    x, y = points.held_out.images.cpu(), points.held_out.labels.cpu()
-    truth = mixture.class_posterior(x).gather(1, y[:, None])[:, 0] + math.log(CLASSES)
     return {
         "settings": study.identity(),
         "delta": delta,
         "features": features,
         "seed": seed,
-        "true_prototype_of_held_out": float(truth.mean()),
-        "records": [{"arm": arm, **_rounded(figures)} for arm, figures in records.items()],
+        "true_prototype_of_held_out": moment.true_prototype,
+        "records": [{"arm": arm, **_rounded(figures)} for arm, figures in moment.figures.items()],
     }
 
 

@@ -2,11 +2,15 @@
 
 An objective is an nn.Module that holds everything a checkpoint must hold (networks, averages, queues), whose forward
 turns a batch of bytes into a loss. `Training` supplies batches, the optimiser, the budget and the checkpoints.
+
+Where several processes train together, each draws all the randomness of the whole batch, so that it is what one process
+would draw, and takes its rows of it through the network.
 """
 
 import copy
 import io
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,7 @@ from igds.estimator import VariationalEstimator
 from igds.files import write_whole
 from igds.information import contextual_kl
 from igds.priors.unet import UNetPrior
+from igds.processes import ALONE, Processes
 from igds.schedule import Schedule
 
 CHECKPOINT_SECONDS = 120
@@ -62,13 +67,16 @@ class PriorObjective(nn.Module):
         alpha_bars = torch.tensor(prior.schedule.alpha_bars, dtype=torch.float32)
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
 
-    def forward(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def forward(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator, processes: Processes = ALONE
+    ) -> Tensor:
         x0 = to_unit(images)
         if self.flip:
             x0 = random_flip(x0, generator)
         device = x0.device
         t = torch.randint(len(self.alpha_bars), (len(x0),), generator=generator, device=device)
         noise = torch.randn(x0.shape, generator=generator, device=device)
+        x0, t, noise, labels = (whole[processes.rows(len(images))] for whole in (x0, t, noise, labels))
         alpha_bar = self.alpha_bars[t][:, None, None, None]
         x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
         predicted = self.network(x_t, t, labels)
@@ -121,18 +129,20 @@ class ContrastiveObjective(nn.Module):
         self.register_buffer("queue", F.normalize(keys, dim=1))
         self.schedule = schedule
 
-    def forward(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        x = to_unit(images)
-        q = self.network(self._view(x, generator)).float()
+    def forward(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator, processes: Processes = ALONE
+    ) -> Tensor:
+        x, rows = to_unit(images), processes.rows(len(images))
+        q = self.network(self._view(x, generator)[rows]).float()
         with torch.no_grad():
-            k = self.momentum_encoder(self._view(x, generator)).float()
+            k = self.momentum_encoder(self._view(x, generator)[rows]).float()
         logits = torch.cat([(q * k).sum(1, keepdim=True), q @ self.queue.T], dim=1) / self.tau
-        self._keys = k
+        self._keys = processes.gather(k, len(x))
         h_q, h_k = q.softmax(dim=1), k.softmax(dim=1)
-        info_nce = F.cross_entropy(logits, torch.zeros(len(x), dtype=torch.long, device=x.device))
+        info_nce = F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
         loss = info_nce - self.lambda_ * contextual_kl(h_q, (h_q + h_k) / 2).mean()
         if self.label_weight:
-            loss = loss + self.label_weight * F.cross_entropy(self.head(q / self.tau).float(), labels)
+            loss = loss + self.label_weight * F.cross_entropy(self.head(q / self.tau).float(), labels[rows])
         return loss
 
     def _view(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -158,9 +168,12 @@ class ClassifierObjective(nn.Module):
         self.network = classifier
         self.augment = augment
 
-    def forward(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        logits = self.network(self.augment(to_unit(images), generator))
-        return F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+    def forward(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator, processes: Processes = ALONE
+    ) -> Tensor:
+        rows = processes.rows(len(images))
+        logits = self.network(self.augment(to_unit(images), generator)[rows])
+        return F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.1)
 
     def after_step(self) -> None:
         pass
@@ -175,6 +188,13 @@ class Training:
 
     The learning rate warms up over 200 steps, stays, and falls linearly to zero over the last `decay` of the images.
     Arithmetic is bfloat16 (autocast) where the processor has it; `compile` pays from about 50,000 images on.
+
+    `processes` that were given the same arguments and data share every batch: with the sum of their gradients, weighted
+    by their shares, they do what one process does with the whole batch, to rounding. The first of them alone reads and
+    writes the checkpoint, which any number of processes can go on from.
+
+    Raises ValueError where there are more processes than images in a batch, where one has other data than the first,
+    for a network with batch normalisation in several processes, and for a checkpoint of something else.
     """
 
     def __init__(
@@ -191,19 +211,31 @@ class Training:
         checkpoint: Path | None = None,
         device: str | torch.device = "cpu",
         compile: bool = False,
+        processes: Processes = ALONE,
     ):
+        if processes.world > batch_size:
+            raise ValueError(
+                f"{processes.world} processes cannot share a batch of {batch_size} images: start {batch_size} at most"
+            )
+        if processes.world > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in objective.modules()):
+            raise ValueError(
+                "batch normalisation would see the share of one process, not the batch: train such a network in one"
+            )
         self.device = torch.device(device)
         self.objective = objective.to(self.device)
         self.images, self.batch_size = images, batch_size
         self.learning_rate, self.decay = learning_rate, decay
         self.seen = 0
-        self.checkpoint = checkpoint
+        self.checkpoint = checkpoint if processes.is_main else None
+        self._processes = processes
         self._data, self._labels = data.images.to(self.device), data.labels.to(self.device)
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        trained = [p for p in objective.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=weight_decay, fused=True)
-        if checkpoint is not None and checkpoint.exists():
-            self._load(checkpoint)
+        self._trained = [p for p in objective.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._trained, learning_rate, weight_decay=weight_decay, fused=True)
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self._load(self.checkpoint, str(self.checkpoint))
+        if processes.world > 1:
+            self._agree(data)
         if compile:
             objective.network.compile()
 
@@ -219,7 +251,7 @@ class Training:
         started = spoken = saved = time.monotonic()
         losses = []
         try:
-            while self.seen < self.images and time.monotonic() - started < limit:
+            while self.seen < self.images and not self._is_over(time.monotonic() - started, limit):
                 losses.append(self._step())
                 now = time.monotonic()
                 if now - spoken > every or self.seen >= self.images:
@@ -231,18 +263,37 @@ class Training:
         finally:
             self.save()
 
+    def _is_over(self, seconds: float, limit: float) -> bool:
+        """Whether the time is up by the clock of one process: then all stop after the same step."""
+        return limit < float("inf") and self._processes.any(seconds >= limit)
+
     def _step(self) -> Tensor:
-        index = torch.randint(len(self._data), (self.batch_size,), generator=self._generator, device=self.device)
+        before = self._generator.get_state()
+        try:
+            loss = self._loss_and_gradients()
+        except BaseException:  # interrupted, or another process is gone: nothing of this step has happened
+            self._generator.set_state(before)
+            self._optimizer.zero_grad()
+            raise
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate * self._rate()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bfloat16(self.device)):
-            loss = self.objective(self._data[index], self._labels[index], self._generator)
-        loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.objective.after_step()
         self.seen += self.batch_size
-        return loss.detach()
+        return loss
+
+    def _loss_and_gradients(self) -> Tensor:
+        """Of the whole batch, whatever the share of it that this process computes."""
+        index = torch.randint(len(self._data), (self.batch_size,), generator=self._generator, device=self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bfloat16(self.device)):
+            loss = self.objective(self._data[index], self._labels[index], self._generator, self._processes)
+        rows = self._processes.rows(self.batch_size)
+        loss = loss * ((rows.stop - rows.start) / self.batch_size)
+        loss.backward()
+        loss = loss.detach()
+        self._processes.add([loss, *(p.grad for p in self._trained if p.grad is not None)])
+        return loss
 
     def _rate(self) -> float:
         warm = min(1.0, (self.seen / self.batch_size + 1) / 200)
@@ -254,6 +305,9 @@ class Training:
         if self.checkpoint is None:
             return
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.checkpoint, self._state())
+
+    def _state(self) -> bytes:
         state = {
             "objective": self.objective.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -262,11 +316,27 @@ class Training:
         }
         buffer = io.BytesIO()  # torch.save itself reports a full disk as a RuntimeError, or not at all
         torch.save(state, buffer)
-        write_whole(self.checkpoint, buffer.getvalue())
+        return buffer.getvalue()
 
-    def _load(self, path: Path) -> None:
+    def _agree(self, data: ImageSet) -> None:
+        """Start all processes from the state of the first, and make sure that they will draw the same batches."""
+        own = [
+            self.images,
+            self.batch_size,
+            *(zlib.crc32(part.cpu().contiguous().numpy()) for part in (data.images, data.labels)),
+        ]
+        if self._processes.from_main(repr(own).encode()) != repr(own).encode():
+            raise ValueError(
+                f"process {self._processes.rank} has other images or another training length than process 0: "
+                "give all processes the same command and the same data"
+            )
+        state = self._processes.from_main(self._state() if self._processes.is_main else None)
+        if not self._processes.is_main:
+            self._load(io.BytesIO(state), "what process 0 sent")
+
+    def _load(self, source: Path | io.BytesIO, name: str) -> None:
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(source, map_location=self.device, weights_only=True)
             self.objective.load_state_dict(state["objective"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._generator.set_state(state["generator"].cpu())
@@ -274,7 +344,7 @@ class Training:
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"{path} is not a checkpoint of this training ({reason}): "
+                f"{name} is not a checkpoint of this training ({reason}): "
                 "delete it to start afresh, or give the options that it was made with"
             ) from None
 

@@ -16,7 +16,7 @@ from igds.bundle import load_bundle
 from igds.compare import SetOf, compare, training_path
 from igds.compare import baselines as baselines_comparison
 from igds.data import ImageSet
-from igds.datasets import load_images
+from igds.datasets import IMAGENETTE, load_images
 from igds.distil import Distillation, distil
 from igds.distilled import read_image_folder, to_parquet, write_class, write_index
 from igds.evaluation import train_network
@@ -463,19 +463,20 @@ def test_compare_beta_takes_the_betas_that_are_given(learnt_bundle_path, real, t
     arguments = ("beta", "--betas", 0, 0.5, "--split", "test")
     assert compared(learnt_bundle_path, real, tmp_path, *arguments) == 0
     said = capsys.readouterr().out
-    assert [row.split(" | ")[0] for row in said.splitlines()[2:-1]] == [
+    assert [row.split(" | ")[0] for row in said.splitlines()[2:-2]] == [
         "| random",
         "| unguided",
         "| β = 0",
         "| β = 0.5",
     ]
+    assert said.splitlines()[-2].startswith("IPC 1, convnet3: best at β = 0")
     assert (tmp_path / "out/tiny-beta.png").exists() and (tmp_path / "out/tiny-beta.json").exists()
 
 
 def test_compare_subsets_takes_the_alphas_that_are_given(learnt_bundle_path, real, tmp_path, capsys):
     arguments = ("subsets", "--alphas", 0, 2, "--split", "test")
     assert compared(learnt_bundle_path, real, tmp_path, *arguments) == 0
-    assert [row.split(" | ")[0] for row in capsys.readouterr().out.splitlines()[2:-1]] == ["| α = 0", "| α = 2"]
+    assert [row.split(" | ")[0] for row in capsys.readouterr().out.splitlines()[2:-2]] == ["| α = 0", "| α = 2"]
     assert (tmp_path / "out/tiny-subsets.png").exists()
 
 
@@ -661,3 +662,26 @@ def test_a_download_that_fails_is_told(box, tmp_path, capsys, monkeypatch):
 def test_a_data_set_that_fetch_does_not_know_is_told_with_those_it_does(capsys):
     said = usage(capsys, "fetch", "imagenet")
     assert "argument NAME: invalid choice: 'imagenet'" in said and "imagenette" in said
+
+
+def test_a_fetched_data_set_becomes_small_parquet_with_the_same_labels(tmp_path, capsys):
+    cache = tmp_path / "cache"
+    colours = torch.randint(40, 216, (10, 3), generator=torch.Generator().manual_seed(0))
+    for split in ("train", "val"):
+        for wnid, colour in zip(IMAGENETTE, colours.tolist()):
+            folder = cache / "imagenette-160" / split / wnid
+            folder.mkdir(parents=True)
+            Image.new("RGB", (40, 30), tuple(colour)).save(folder / f"{wnid}_1.JPEG", quality=95)
+    run("fetch", "imagenette-160", "--cache", cache, "--parquet", tmp_path / "small", "--size", 8)
+    assert "10 images written to" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == ["train.parquet", "validation.parquet"]
+    for split in ("train", "test"):
+        small = load_images(tmp_path / "small", split, size=8)
+        assert small.classes == tuple(IMAGENETTE.values()) and small.labels.tolist() == list(range(10))
+        assert (small.images.float() - colours[:, :, None, None]).abs().max() <= 4
+
+
+def test_parquet_is_written_of_data_sets_and_in_pixels(capsys, tmp_path):
+    assert "is a checkpoint" in refused(capsys, run("fetch", "adm-64", "--parquet", tmp_path))
+    said = refused(capsys, run("fetch", "imagenette-160", "--parquet", tmp_path, "--size", 0))
+    assert "at least 1 pixel" in said

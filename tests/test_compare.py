@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 
 from igds.bundle import load_bundle
+from igds.cli import main
 from igds.compare import (
     COMPARISONS,
     Comparison,
@@ -22,13 +23,16 @@ from igds.compare import (
     _claim,
     _distillation,
     _Pool,
+    best_of_sweep,
     beta_curve,
     compare,
     figures_of_set,
     hold_out,
+    read_results,
     subsets,
     summarise,
     summary_of,
+    sweep_sentences,
     table_markdown,
     training_path,
 )
@@ -38,6 +42,7 @@ from igds.evaluation import train_network
 from igds.selection import contextual_scores, random_subset
 from tests.conftest import CLASSES, real_images
 
+RESULTS = Path(__file__).resolve().parents[1] / "assets" / "comparisons"
 METHODS = {
     "random": {"select": "random"},
     "herding": {"select": "herding"},
@@ -76,7 +81,7 @@ def contents(folder) -> dict[str, tuple[bytes, int]]:
     return {
         path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and ".places" not in path.parts and not path.name.startswith(".")
     }
 
 
@@ -107,7 +112,7 @@ def test_there_is_a_file_for_every_network_and_a_folder_for_every_set_that_is_ma
     trainings = list(COMPARISON.trainings())
     assert len(trainings) == len(set(trainings)) == NETWORKS == len(results["records"])
     files = {training_path(whole, *training).name for training in trainings}
-    assert {path.name for path in whole.iterdir()} == {".lock", "comparison.json", "sets", *files}
+    assert {path.name for path in whole.iterdir()} == {".lock", ".places", "comparison.json", "sets", *files}
     made = {chosen.stem for chosen in COMPARISON.sets() if chosen.method in ("unguided", "IGDS")}
     assert {path.name for path in (whole / "sets").iterdir()} == made and len(made) == 2 * 2 * 2
 
@@ -589,3 +594,98 @@ def test_curves_have_the_points_that_are_asked_for(learnt_bundle):
     assert list(betas.methods) == ["random", "unguided", "β = 0", "β = 0.25"]
     assert betas.methods["β = 0.25"] == {"beta": 0.25} and (betas.ipcs, betas.split) == ((1,), "test")
     assert subsets(learnt_bundle, [1.5]).methods == {"α = 1.5": {"select": "weighted", "alpha": 1.5}}
+
+
+def test_a_folder_in_use_is_refused_and_its_other_processes_are_not(learnt_bundle, tmp_path):
+    work = tmp_path / "work"
+    first = compare(SMALL, learnt_bundle, work, TRAIN, TEST, rank=0, world=2)
+    beside = compare(SMALL, learnt_bundle, work, TRAIN, TEST, rank=1, world=2)
+    for place in ({}, {"rank": 0, "world": 2}, {"rank": 2, "world": 3}):
+        assert f"{work} is in use by another run" in refusal(SMALL, learnt_bundle, work, **place)
+    first.close(), beside.close()
+    run(SMALL, learnt_bundle, work)
+
+
+def test_too_few_recognised_images_for_a_weighted_set_are_told_before_any_network_learns(learnt_bundle, tmp_path):
+    wrong = ImageSet(TRAIN.images, (TRAIN.labels + 1) % 3, CLASSES)
+    methods = {"random": METHODS["random"], "α = 1": {"select": "weighted", "alpha": 1.0}}
+    events = compare(replace(SMALL, methods=methods), learnt_bundle, tmp_path / "work", wrong, TEST)
+    with pytest.raises(ValueError, match="images that the estimator recognises, an IPC of 1 needs more"):
+        next(events)
+    assert not list((tmp_path / "work").glob("*-t*.json"))
+
+
+def sweep(values: dict[str, list[float]], *, methods=(), ipcs=(1,)) -> dict:
+    """What `summarise` gives of a sweep: of each method the accuracies of its sets."""
+    every = [
+        one for ipc in ipcs for one in records({name: [[v] for v in own] for name, own in values.items()}, ipc=ipc)
+    ]
+    names = dict.fromkeys([*methods, *values], {})
+    return {
+        **{"bundle": "tiny", "protocol": "paper", "split": "test", "generation_seeds": [0], "training_seeds": [0]},
+        **{"ipcs": list(ipcs), "networks": ["convnet3"], "methods": names, "summary": summary_of(every)},
+        "epochs": {str(ipc): 30 for ipc in ipcs},
+    }
+
+
+def test_the_best_of_a_sweep_is_a_peak_only_where_it_beats_both_ends_clearly():
+    peak = {"random": [0.95, 0.97], "α = -4": [0.50, 0.52], "α = 0": [0.60, 0.62], "α = 6": [0.40, 0.42]}
+    (found,) = best_of_sweep(sweep(peak))
+    assert found["best"] == "α = 0" and found["is_peak"] and set(found["above"]) == {"α = -4", "α = 6"}
+    assert found["above"]["α = 6"]["mean"] == pytest.approx(0.2)
+    assert found["above"]["α = 6"]["standard_error"] == pytest.approx(math.sqrt(2) * 0.01)
+    noisy = {**peak, "α = -4": [0.40, 0.72]}
+    end = {**peak, "α = -4": [0.70, 0.72]}
+    single = {name: own[:1] for name, own in peak.items()}
+    assert [best_of_sweep(sweep(other))[0]["is_peak"] for other in (noisy, end, single)] == [False] * 3
+    assert set(best_of_sweep(sweep(end))[0]["above"]) == {"α = 6"}
+
+
+def test_what_a_sweep_found_is_a_sentence_an_ipc():
+    values = {"β = 0": [0.50, 0.52], "β = 0.5": [0.60, 0.62], "β = 1": [0.40, 0.42]}
+    first, second = sweep_sentences(sweep(values, ipcs=(1, 10)))
+    assert first == (
+        "IPC 1, convnet3: best at β = 0.5, where H(X|Y) is 1.00 nats; 10.0 ± 1.4 points above β = 0; "
+        "20.0 ± 1.4 points above β = 1: a peak beyond two standard errors"
+    )
+    assert second.startswith("IPC 10, convnet3: best at β = 0.5")
+    assert sweep_sentences(sweep({"random": [0.5], "IGDS": [0.6]})) == []
+
+
+def test_results_are_read_back_and_what_are_none_is_a_sentence(results, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(results))
+    assert read_results(path) == results
+    halves = [{**results, "summary": results["summary"][:1]}, {k: v for k, v in results.items() if k != "protocol"}]
+    for content in (b"", b"{}", b"[1]", b"null", b"\xff", *(json.dumps(half).encode() for half in halves)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="a.json is not the result of a comparison"):
+            read_results(path)
+    for missing in (tmp_path / "b.json", tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            read_results(missing)
+
+
+def test_the_sweeps_of_the_embedded_bundle_reach_from_prototypes_to_the_rarest_images():
+    """α below and above every image's KL, or the inverted U of figure 2 could not be seen."""
+    alphas = [how["alpha"] for how in subsets(load_bundle("fashion-mnist")).methods.values()]
+    assert min(alphas) < 0 and max(alphas) > 4
+
+
+def test_a_finished_comparison_is_drawn_again_by_a_command(results, tmp_path, capsys):
+    path = tmp_path / "again.json"
+    path.write_text(json.dumps(results))
+    assert main(["compare", "--draw", str(path)]) == 0
+    assert (tmp_path / "again.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.startswith(table_markdown(results))
+    assert main(["compare", "--draw", str(tmp_path / "none.json")]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"igds: there is no file {tmp_path / 'none.json'}: give the JSON that `compare` has written\n"
+    )
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_committed_results_are_read_and_add_up(path):
+    found = read_results(path)
+    assert found["summary"] == json.loads(json.dumps(summary_of(found["records"])))

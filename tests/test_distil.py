@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from igds.bundle import load_bundle
+from igds.cli import main
 from igds.data import to_bytes, to_unit
 from igds.distil import Distillation, Progress, auto_beta, best_of, distil, tiled
 from igds.distilled import read_image_folder
@@ -452,3 +453,13 @@ def test_a_bundle_without_a_second_judge_has_null_in_its_card(bare_bundle, tmp_p
     finish(bare_bundle, tmp_path)
     entries = json.loads((tmp_path / "card.json").read_text())["classes"]
     assert all(entry["held_out_prototype"] is None for entry in entries)
+
+
+def test_the_command_takes_every_setting_of_the_guidance(tiny_bundle_path, tmp_path):
+    settings = "--steps 3 --eta 0.5 --solver ddim --reference class --at x0 --scaling deviation --interval 0.1 0.9"
+    command = ["distil", "--bundle", str(tiny_bundle_path), "--ipc", "1", "--out", str(tmp_path / "out")]
+    assert main([*command, *settings.split()]) == 0
+    made = json.loads((tmp_path / "out/card.json").read_text())["settings"]
+    wanted = ("class", "x0", "deviation", [0.1, 0.9], 3, 0.5, "ddim")
+    names = ("reference", "at", "scaling", "interval", "steps", "eta", "solver")
+    assert tuple(made[name] for name in names) == wanted

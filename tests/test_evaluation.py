@@ -253,6 +253,17 @@ def test_the_order_of_the_test_sets_classes_does_not_matter():
     assert without_time(curve(test=shuffled)) == without_time(curve(test=ordered))
 
 
+def test_classes_are_matched_by_name_in_any_case():
+    """ImageNet's beagle is ImageWoof's Beagle."""
+    images = ImageSet(
+        torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2]), ("DINGO", "Beagle", "Samoyed")
+    )
+    aligned = align(images, ("beagle", "Samoyed", "dingo"))
+    assert aligned.labels.tolist() == [2, 0, 1] and aligned.classes == ("beagle", "Samoyed", "dingo")
+    with pytest.raises(ValueError, match="two classes are named 'Beagle'"):
+        align(images, ("Beagle", "beagle", "dingo"))
+
+
 def test_a_class_without_a_partner_is_named_with_its_closest_match():
     images = some_images(2)
     renamed = ImageSet(images.images, images.labels, ("Dark", "light-bright", "Half & half"))

@@ -236,3 +236,12 @@ def test_wrong_settings_are_refused_at_the_call(rings):
     with pytest.raises(ValueError, match="at least two seeds"):
         beta_curve(scene, prior, estimator, n=2, eta=1, seeds=(1,))
     assert ENCODERS == ("contrastive", "cross-entropy")
+
+
+def test_the_forces_on_a_few_particles_are_those_among_all(rings, played):
+    few = play(*rings[1:], n=N, beta=BETA, eta=ETA, seed=SEED, arrows=2)
+    for name in ("prototype_force", "contextual_force"):
+        whole, part = getattr(played, name), getattr(few, name)
+        assert part.shape[3] == 2 and whole.shape[3] == N
+        assert torch.allclose(part, whole[:, :, :, :2], rtol=1e-3, atol=1e-6)
+    assert few.x.equal(played.x)

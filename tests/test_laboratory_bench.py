@@ -109,7 +109,7 @@ def test_particles_that_leave_the_plane_for_good_stay_within_what_can_be_sent(be
 
 def test_the_bench_says_what_must_be_trained_first_and_keeps_what_was():
     bench, experiment = Bench(), Experiment(scene="imbalance", encoder="cross-entropy")
-    assert bench.run(experiment) == bench.curve(experiment) == bench.film(experiment) == {"kind": "untrained"}
+    assert bench.run(experiment) == bench.curve(experiment) == bench.film(experiment, "gif") == {"kind": "untrained"}
     payloads = list(bench.train(experiment))
     assert [payload["kind"] for payload in payloads] == ["learning"] * 17 + ["learnt"]
     assert [len(payload["history"]) for payload in payloads] == [*range(17), 16]
@@ -143,7 +143,7 @@ def test_the_bench_computes_alone_and_leaves_other_threads_their_number():
 
 def test_the_film_shows_every_step_in_three_panels(bench):
     scene, played = bench.play(Experiment(scene="moons", n=6))
-    picture = Image.open(io.BytesIO(film(scene, played, beta=4.0)))
+    picture = Image.open(io.BytesIO(film(scene, played, beta=4.0, kind="gif")))
     frames = []
     for index in range(picture.n_frames):
         picture.seek(index)

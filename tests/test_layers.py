@@ -30,11 +30,13 @@ MAY_IMPORT = {
     "statistics": set(),
     "fetch": set(),
     "files": set(),
+    "locks": set(),
     "data": {"fetch"},
     "pictures": set(),
     "augmentation": set(),
     "priors": set(),
     "priors.base": {"schedule"},
+    "priors.empirical": {"data", "priors.base", "schedule"},
     "priors.mixture": {"priors.base", "schedule"},
     "priors.unet": {"priors.base", "schedule"},
     "priors.adm": {"checkpoints", "priors.unet"},
@@ -46,9 +48,14 @@ MAY_IMPORT = {
     "classifiers": BASE | {"encoders"},
     "measures": {"classifiers", "data", "information"},
     "estimator": {"information", "encoders", "data"},
-    "sampling": BASE | {"priors.base", "estimator"},
-    "training": BASE | PRIORS | {"augmentation", "estimator", "encoders", "classifiers", "data", "device", "files"},
-    "bundle": PRIORS | {"backbones", "checkpoints", "classifiers", "encoders", "estimator", "files", "priors.hf"},
+    "sampling": BASE | {"priors.base", "device", "estimator"},
+    "processes": set(),
+    "training": BASE
+    | PRIORS
+    | {"augmentation", "classifiers", "data", "device", "encoders", "estimator", "files", "processes"},
+    "bundle": PRIORS
+    | {"backbones", "checkpoints", "classifiers", "device", "encoders", "estimator", "files"}
+    | {"priors.empirical", "priors.hf"},
     "hub": {"bundle", "checkpoints"},
     "completion": {"augmentation", "bundle", "classifiers", "data", "encoders", "estimator", "measures", "training"},
     "verdict": {"bundle", "data", "estimator", "information", "measures"},
@@ -67,8 +74,10 @@ MAY_IMPORT = {
     },
     "expectation": {"runs", "study"},
     "distilled": {"data", "files", "pictures", "runs"},
-    "distil": {"bundle", "data", "distilled", "files", "rng", "runs", "sampling", "selection", "verdict", ""},
+    "distil": {"bundle", "data", "distilled", "files", "locks", "rng", "runs", "sampling", "selection", "verdict", ""},
     "datasets": {"data", "distilled", "fetch", "pictures"},
+    "own_images": {"data", "datasets"},
+    "own_recipe": {"bundle", "encoders", "own_images", "priors.unet", "recipes", "training"},
     "networks": set(),
     "views": {"augmentation"},
     "evaluation": {"augmentation", "data", "networks", "views"},
@@ -80,6 +89,7 @@ MAY_IMPORT = {
         "distilled",
         "evaluation",
         "files",
+        "locks",
         "networks",
         "selection",
         "statistics",
@@ -87,10 +97,12 @@ MAY_IMPORT = {
         "",
     },
     "panels": {"bundle", "data", "measures", "runs", "sampling", "statistics", "verdict"},
-    "laboratory": {"data", "encoders", "estimator", "information", "priors.mixture", "rng", "sampling", "training"},
-    "plots": {"panels", "study", "tightness"},
+    "laboratory": {"data", "encoders", "estimator", "information", "priors.mixture", "processes", "rng"}
+    | {"sampling", "training"},
+    "plots": {"compare", "panels", "study", "tightness"},
 }
-TOP = {"", "__main__", "cli", "commands", "card", "recipes"}  # these put the parts together and may import any of them
+# These put the parts together and may import any of them.
+TOP = {"", "__main__", "cli", "commands", "card", "recipes", "train_all"}
 
 
 def modules() -> dict[str, Path]:

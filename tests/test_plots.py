@@ -48,7 +48,29 @@ def pixels_of(results: dict, path) -> np.ndarray:
 @pytest.mark.parametrize("methods", [BASELINES, BETAS, ALPHAS])
 def test_there_is_a_panel_for_each_ipc(methods, tmp_path):
     one, two = (pixels_of(results_of(methods, ipcs=ipcs), tmp_path / "deep" / "a.png") for ipcs in ((1,), (1, 10)))
-    assert one.shape[0] == two.shape[0] and two.shape[1] == pytest.approx(2 * one.shape[1], abs=2)
+    panels = 3 if methods is ALPHAS else 2  # subsets of several IPCs have one more, of the best of each
+    assert one.shape[0] == two.shape[0] and two.shape[1] == pytest.approx(panels * one.shape[1], abs=2)
+
+
+def test_the_best_of_a_sweep_is_ringed(tmp_path):
+    for methods in (BETAS, ALPHAS):
+        picture = pixels_of(results_of(methods, ipcs=(1,)), tmp_path / "a.png")
+        above_the_legend = picture[: int(0.8 * len(picture))]
+        assert (above_the_legend == [0xB9, 0x1C, 0x1C]).all(-1).sum() > 15
+
+
+def test_the_last_panel_of_subsets_has_the_best_of_each_ipc(tmp_path):
+    """Level where the same subset is best at every IPC, and not where another one is."""
+    results = results_of(ALPHAS)
+    other = json.loads(json.dumps(results))
+    first, second = (row for row in other["summary"] if row["ipc"] == 10)
+    first["accuracy"], second["accuracy"] = second["accuracy"], first["accuracy"]
+    heights = []
+    for found in (results, other):
+        picture = pixels_of(found, tmp_path / "a.png")
+        red = (picture[:, -picture.shape[1] // 3 :] == [0xB9, 0x1C, 0x1C]).all(-1)
+        heights.append(np.ptp(red.any(1).nonzero()[0]))
+    assert heights[0] < 30 and heights[1] > 100
 
 
 @pytest.mark.parametrize("methods", [BASELINES, BETAS, ALPHAS])

@@ -78,6 +78,18 @@ def test_herding_takes_at_every_step_what_brings_the_mean_nearest():
         assert row == min(free, key=lambda j: float((unit[[*rows[:i], j]].mean(0) - unit.mean(0)).norm()))
 
 
+def test_one_herded_image_is_the_nearest_to_its_class_mean_and_one_k_center_is_a_random_one():
+    points = normal(60) + 0.5
+    unit = F.normalize(points, dim=1)
+    for label, row in enumerate(herding(points, LABELS, 1).tolist()):
+        own = (LABELS == label).nonzero()[:, 0]
+        distances = (unit[own] - unit[own].mean(0)).norm(dim=1)
+        assert row == int(own[distances.argmin()])
+    starts = torch.stack([k_center(points[:8], LABELS[:8], 1, seed=seed) for seed in range(1000)])
+    shares = torch.bincount(starts.flatten(), minlength=8) / 1000
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.25, 0.5, 0.25] * 2), rtol=0, atol=0.06)
+
+
 def test_herding_approaches_the_class_mean_faster_than_random_images():
     points, labels = normal(300) + 0.5, torch.zeros(300, dtype=torch.long)
     unit = F.normalize(points, dim=1)

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from igds.bundle import DEFAULT, load_bundle
 from igds.commands.distil import own_device, rank_and_world
-from igds.compare import COMPARISONS, SPLITS, compare, summarise, table_markdown
+from igds.compare import COMPARISONS, SPLITS, compare, read_results, summarise, sweep_sentences, table_markdown
 from igds.datasets import load_images
 from igds.device import DEVICES
 from igds.evaluation import PROTOCOLS
@@ -22,6 +22,8 @@ examples:
       accuracy against β for each IPC (figure 5), on images held out of the training set
   python -m igds compare subsets
       accuracy against the contextual information of real subsets (figure 2)
+  python -m igds compare --draw comparisons/fashion-mnist-beta.json
+      the figure and table of a finished comparison again
   accelerate launch --multi_gpu --num_processes 2 -m igds compare
       the sets spread over two processes and their GPUs, if any
 
@@ -60,12 +62,19 @@ def add(commands) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", default=Path("comparisons"), help="for the table, JSON and figure"
     )
+    parser.add_argument(
+        "--draw", type=Path, metavar="JSON", help="draw a finished comparison beside its JSON, and do nothing else"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="half precision, for sampling and learning alike")
     parser.add_argument("--compile", action="store_true", help="compile the networks first: pays from minutes on")
     parser.add_argument("--device", choices=DEVICES, default="auto")
 
 
 def _compare(options) -> None:
+    if options.draw:
+        _draw(read_results(options.draw), options.draw)
+        print(f"written to {options.draw.with_suffix('.png')}")
+        return
     if options.epochs and len(options.epochs) != len(options.ipc):
         raise ValueError(f"--epochs wants {len(options.ipc)} numbers, one for each --ipc, got {len(options.epochs)}")
     if options.betas and options.name != "beta":
@@ -113,9 +122,14 @@ def _compare(options) -> None:
         print("the other processes are still at work")
         return
     write_json(options.out / f"{stem}.json", results)
+    _draw(results, options.out / f"{stem}.json")
+    print(f"written to {options.out / stem}.json and .png")
 
+
+def _draw(results: dict, path: Path) -> None:
+    """The figure beside the JSON at `path`; the table and what a sweep found on standard output."""
     from igds.plots import comparison_figure
 
-    comparison_figure(results, options.out / f"{stem}.png")
+    comparison_figure(results, path.with_suffix(".png"))
     print(table_markdown(results), end="")
-    print(f"written to {options.out / stem}.json and .png")
+    print("".join(f"{sentence}\n" for sentence in sweep_sentences(results)), end="")

@@ -12,7 +12,7 @@ from igds.device import DEVICES, choose_device
 from igds.distil import CARD, Distillation, distil
 from igds.distilled import to_parquet
 from igds.runs import MAX_IPC
-from igds.sampling import SOLVERS
+from igds.sampling import PLACES, REFERENCES, SCALINGS, SOLVERS
 
 EXAMPLES = """\
 examples:
@@ -46,6 +46,14 @@ def add(commands) -> None:
     parser.add_argument("--eta", type=float, help="step size of the guidance; 0 switches it off")
     parser.add_argument("--steps", type=int, help="network evaluations")
     parser.add_argument("--solver", choices=sorted(SOLVERS))
+    parser.add_argument(
+        "--reference", choices=REFERENCES, help="what images are held against: each other, or the data's class mean"
+    )
+    parser.add_argument("--at", choices=PLACES, help="guide x'_{t-1} (x_prev, the paper's) or x̃0 (x0)")
+    parser.add_argument("--scaling", choices=SCALINGS, help="of η, see `sample --help`; constant is the paper's")
+    parser.add_argument(
+        "--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide while t/T is between these"
+    )
     parser.add_argument(
         "--composite", action="store_true", help="each image is four of half the size, tiled 2×2 (section 5.1)"
     )
@@ -83,7 +91,7 @@ def _distil(options) -> None:
         raise ValueError(f"{parquet} is there already: take it away, or leave out --parquet")
     bundle = load_bundle(options.bundle, device=own_device(options.device))
     bundle.prior.bfloat16 = options.bfloat16
-    names = ("ipc", "beta", "seed", "eta", "steps", "solver")
+    names = ("ipc", "beta", "seed", "eta", "steps", "solver", "reference", "at", "scaling", "interval")
     settings = Distillation.of(bundle, **{name: getattr(options, name) for name in names})
     rank, world = rank_and_world()
     events = distil(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from igds.datasets import load_images
+from igds.distilled import images_to_parquet
 from igds.fetch import CHECKPOINTS, LARGE, SOURCES, announcement, fetch, is_fetched, place, source
 
 
@@ -14,22 +16,40 @@ def add(commands) -> None:
         help="download a data set or a checkpoint",
         description="Download a data set or a checkpoint from its official address, check it and unpack it. A download "
         "that was cut off goes on where it stood. `import` and `complete` make a bundle of checkpoints.",
+        epilog="fetch imagenette-160 --parquet imagenette-64 --size 64 writes train.parquet and validation.parquet of "
+        "64×64 pixels: centre-cropped, Lanczos, JPEG of quality 95.",
     )
     parser.set_defaults(command=_fetch)
     parser.add_argument(
         "name", choices=[*SOURCES, *CHECKPOINTS], metavar="NAME", help=", ".join([*SOURCES, *CHECKPOINTS])
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where they are kept (default: ~/.cache/igds)")
+    parser.add_argument("--parquet", type=Path, metavar="DIR", help="also write a data set to this folder, scaled down")
+    parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="of --parquet (default: %(default)s)")
     parser.add_argument("--yes", action="store_true", help="do not ask before gigabytes")
 
 
 def _fetch(options) -> None:
-    name, cache = options.name, options.cache
+    name, cache, folder = options.name, options.cache, options.parquet
+    if folder is not None and name not in SOURCES:
+        raise ValueError(f"{name} is a checkpoint: --parquet is for the data sets {', '.join(SOURCES)}")
+    if options.size < 1:
+        raise ValueError(f"--size must be at least 1 pixel, got {options.size}")
     if is_fetched(name, cache=cache):
         print(f"{place(name, cache=cache)} is there already")
-        return
+    else:
+        _download(name, cache, options.yes)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, file in (("train", "train.parquet"), ("test", "validation.parquet")):
+            images = load_images(place(name, cache=cache) if cache else name, split, size=options.size)
+            images_to_parquet(images, folder / file)
+            print(f"{len(images.labels):,} images written to {folder / file}")
+
+
+def _download(name: str, cache: Path | None, yes: bool) -> None:
     print(announcement(name, cache=cache), file=sys.stderr)
-    if source(name).size > LARGE and not options.yes and not _agreed():
+    if source(name).size > LARGE and not yes and not _agreed():
         raise ValueError("nothing was downloaded: give --yes to go ahead")
     at_work = None
     with tqdm(unit="B", unit_scale=True) as progress:

@@ -1,6 +1,6 @@
 """`info`: what a bundle holds."""
 
-from igds.bundle import bundle_path, embedded_bundles, read_card
+from igds.bundle import bundle_path, embedded_bundles, limits_of, read_card
 
 
 def add(commands) -> None:
@@ -21,6 +21,8 @@ def _info(options) -> None:
     print(
         f"{path.name}: {card['title']}\nfrom {card.get('source', 'unknown')}; licence: {card.get('license', 'unknown')}"
     )
+    if limits := limits_of(card):
+        print(limits)
     print("classes: " + ", ".join(card["classes"]))
     print("defaults: " + ", ".join(f"{name} {value}" for name, value in card["defaults"].items()))
     for part, figures in card.get("measured", {}).items():

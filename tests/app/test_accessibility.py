@@ -4,7 +4,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-PLACES = ("explore", "beta", "distil", "laboratory", "bundles")
+PLACES = ("explore", "beta", "distil", "laboratory", "bounds", "bundles")
 PATIENCE = 120_000
 
 
@@ -21,6 +21,13 @@ def test_no_place_breaks_a_rule_of_accessibility(browser, address, theme):
         for violation in Axe().run(page).response["violations"]:
             nodes = [node["html"] for node in violation["nodes"]]
             broken.append(f"{place}: {violation['id']}, {violation['help']}: {nodes}")
+    for place in PLACES:
+        page.evaluate("place => { location.hash = `${place}&present`; }", place)
+        expect(page.locator(".presentation .place")).to_be_visible(timeout=PATIENCE)
+        expect(page.locator(f"#places [data-tab-id={place}]")).to_have_attribute("aria-selected", "true")
+        for violation in Axe().run(page).response["violations"]:
+            nodes = [node["html"] for node in violation["nodes"]]
+            broken.append(f"{place}, presented: {violation['id']}, {violation['help']}: {nodes}")
     page.close()
     assert broken == []
 

@@ -336,5 +336,8 @@ def test_the_pictures_and_the_figures_download(visit):
     assert name == "igds-circle-seed0-betas.png" and Image.open(io.BytesIO(content)).width >= 1200
     name, content = visitor.download("svg")
     assert name.endswith(".svg") and b"<svg" in content
+    for kind, start in (("gif", b"GIF89a"), ("mp4", b"ftyp")):
+        name, content = visitor.download(kind)
+        assert name == f"igds-circle-seed0-betas.{kind}" and start in content[:16]
     name, content = visitor.download("csv")
     assert [row["column"] for row in csv.DictReader(io.StringIO(content.decode()))] == ["unguided", "β = 0", "β = 1"]

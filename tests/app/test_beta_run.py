@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from app import beta_run
 from app.beta_picture import picture
 from app.beta_run import (
     MAP_MEASURES,
@@ -28,10 +30,12 @@ from app.beta_run import (
     play,
     preview_of,
     query_of,
+    read_comparison,
     restored,
     said,
     studied_betas,
     study_map,
+    trained_map,
     whole_range,
     words_of,
 )
@@ -302,6 +306,41 @@ def test_the_map_is_the_mean_of_the_study_s_records(studied_bundle, study_file):
                     assert cell is None
     assert found["measures"]["recognised_diversity"]["cells"][0] == [None] * 4, "one image has no diversity"
     assert studied_betas(study) == BETAS
+
+
+def test_the_trained_accuracy_of_a_comparison_is_a_measure_with_its_own_rows_and_columns():
+    rows = [(1, "β = 0", 0.5), (1, "β = 1", 0.25), (10, "β = 0", 0.75), (10, "β = 1", 0.8)]
+    comparison = {
+        "networks": ["convnet3"],
+        "ipcs": [1, 10],
+        "methods": {"random": {"select": "random"}, "β = 1": {"beta": 1.0}, "β = 0": {"beta": 0.0}},
+        "generation_seeds": [4, 5],
+        "epochs": {"1": 300, "10": 150},
+        "split": "validation",
+        "summary": [
+            {"ipc": ipc, "network": "convnet3", "method": name, "accuracy": {"mean": mean, "standard_error": 0.1}}
+            for ipc, name, mean in [*rows, (1, "random", 0.1)]
+        ],
+    }
+    found = trained_map(comparison)
+    assert found["ipcs"] == [1, 10] and found["betas"] == [0.0, 1.0]
+    assert found["cells"] == [[[0.5, 0.1], [0.25, 0.1]], [[0.75, 0.1], [0.8, 0.1]]]
+    assert "validation" in found["about"] and "2 sets" in found["about"] and "300 with IPC 1" in found["about"]
+    with pytest.raises(ValueError, match="the comparison is damaged"):
+        trained_map(comparison | {"summary": comparison["summary"][:2]})
+
+
+def test_the_committed_comparison_is_read_for_the_bundle_it_was_made_with_alone(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(beta_run, "COMPARISONS", tmp_path)
+    path = tmp_path / f"{tiny_bundle.name}-beta.json"
+    assert read_comparison(tiny_bundle) is None
+    path.write_text(json.dumps({"bundle_sha256": "another"}))
+    assert read_comparison(tiny_bundle) is None
+    path.write_text(json.dumps({"bundle_sha256": tiny_bundle.checksum()}))
+    assert read_comparison(tiny_bundle)["bundle_sha256"] == tiny_bundle.checksum()
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_comparison(tiny_bundle)
 
 
 def test_a_study_made_with_other_settings_is_known_as_such(studied_bundle, study_file, monkeypatch):

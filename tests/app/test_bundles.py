@@ -97,6 +97,8 @@ def test_a_card_says_whose_it_is_how_large_and_what_was_measured(colours_path):
         assert words in text, words
     assert "href='../my-colours/" in text and "Open now" not in text
     assert "href=" not in card_of("my-colours", colours_path, is_open=True)
+    dark = card_of("my-colours", colours_path, is_open=False, query="?__theme=dark")
+    assert "href='../my-colours/?__theme=dark#bundles'" in dark
 
 
 def test_nothing_in_a_card_becomes_html(colours_path):

@@ -165,6 +165,35 @@ def test_a_run_of_explore_goes_in_between(visit, brake):
     visitor.finish()
 
 
+def test_a_chosen_composite_set_is_made_found_again_and_downloaded(visit):
+    visitor = visit().open()
+    page = visitor.page
+    page.locator("#distil-advanced").get_by_text("Advanced").click()
+    page.locator("#distil-composite input").check()
+    visitor.start(ipc=2, seed=21, candidates=3).finish()
+    title = "2 composites of each class, chosen of 24, β = 0.5, seed 21"
+    assert page.inner_text(".set .title") == title
+    page.reload()
+    visitor.finish()
+    assert page.inner_text(".set .title") == title
+    page.click("#distil-start")  # with what the page holds, whether or not the accordion is open
+    expect(page.locator("#distil-notice")).to_contain_text("This set is there already", timeout=PATIENCE)
+    page.locator("#distil-advanced").get_by_text("Advanced").click()
+    expect(page.locator("#distil-composite input")).to_be_checked()
+    expect(page.locator("#distil-candidates input[type=number]")).to_have_value("3")
+    with page.expect_download() as download:
+        page.click("#distil-zip")
+    assert download.value.suggested_filename == "igds-tiny-ipc2-composite-of3-seed21.zip"
+
+
+def test_too_many_candidates_are_a_sentence(visit):
+    visitor = visit().open()
+    visitor.page.locator("#distil-advanced").get_by_text("Advanced").click()
+    visitor.start(ipc=50, candidates=50)
+    expect(visitor.page.locator("#distil-notice")).to_contain_text("2500 images of a class would be made together")
+    visitor.until("set.state === 'idle'")
+
+
 def test_a_network_learns_while_one_watches(visit, real):
     visitor = visit().open().start(seed=17).finish()
     visitor.page.click("#distil-teach")

@@ -128,6 +128,71 @@ def test_another_server_finds_it_again(distillery, tiny_bundle):
     assert again.zip_of()[0] == making.zip_of()[0] == "igds-tiny-ipc2-seed1.zip"
 
 
+BEYOND = [{"candidates": 3}, {"composite": True}, {"composite": True, "candidates": 2}]
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+def test_chosen_and_composite_sets_are_what_the_command_makes_and_are_found_again(
+    distillery, tiny_bundle, tmp_path, beyond
+):
+    wish = settings(tiny_bundle)
+    making = distillery.start(wish, **beyond)
+    distillery.workshop.wait()
+    assert making.is_finished and distillery.start(wish, **beyond) is making
+    for _ in distil(tiny_bundle, tmp_path / "other", wish, **beyond):
+        pass
+    assert torch.equal(images_of(making), read_image_folder(tmp_path / "other").images)
+    again = Distillery(Studio(tiny_bundle), distillery.folder).find(making.key)
+    assert again.is_finished and again.since(0)["about"] == making.since(0)["about"]
+    assert (again.composite, again.candidates) == (making.composite, making.candidates)
+    card = json.loads((making.folder / "card.json").read_text())["settings"]
+    assert {name: card[name] for name in beyond} == beyond
+    kind = ("-composite" if "composite" in beyond else "") + f"-of{making.candidates}" * ("candidates" in beyond)
+    assert again.zip_of()[0] == f"igds-tiny-ipc2{kind}-seed1.zip"
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+def test_a_chosen_or_composite_set_that_was_stopped_goes_on_on_another_server(
+    distillery, tiny_bundle, tmp_path, beyond
+):
+    whole = Distillery(Studio(tiny_bundle), tmp_path / "whole")
+    uncut = whole.start(settings(tiny_bundle), **beyond)
+    whole.workshop.wait()
+    with distillery.studio.turns:  # nothing is computed meanwhile
+        making = distillery.start(settings(tiny_bundle), **beyond)
+        stop_after(making, 15)
+    distillery.workshop.wait()
+    assert not making.is_finished and 0 < len(making.made) < 3
+    other = Distillery(Studio(tiny_bundle), distillery.folder)
+    again = other.find(making.key)
+    assert len(again.made) == len(making.made)
+    other.workshop.begin(again)
+    other.workshop.wait()
+    assert again.is_finished and torch.equal(images_of(again), images_of(uncut))
+
+
+def test_candidates_and_composites_are_sets_of_their_own_and_plain_sets_keep_their_keys(tiny_bundle):
+    wish = settings(tiny_bundle)
+    keys = [key_of(wish, tiny_bundle, **beyond) for beyond in ({}, *BEYOND, {"candidates": 2})]
+    assert len(set(keys)) == 5
+    assert keys[0] == key_of(wish, tiny_bundle, composite=False, candidates=1)
+
+
+@pytest.mark.parametrize("beyond, shape", [({}, (2, 8)), ({"candidates": 3}, (2, 8)), ({"composite": True}, (2, 8))])
+def test_the_class_at_work_shows_as_many_images_as_it_will_have(distillery, tiny_bundle, monkeypatch, beyond, shape):
+    shown = []
+    monkeypatch.setattr("app.distillery.strip", lambda images: shown.append(tuple(images.shape)) or "")
+    distillery.start(settings(tiny_bundle), **beyond)
+    distillery.workshop.wait()
+    assert set(shown) == {(shape[0], 1, shape[1], shape[1])}
+
+
+def test_more_images_than_can_be_made_together_are_refused_at_once(distillery, tiny_bundle):
+    with pytest.raises(ValueError, match="1200 images of a class would be made together, 1000 can be"):
+        distillery.start(settings(tiny_bundle, ipc=6), composite=True, candidates=50)
+    assert not distillery.folder.exists()
+
+
 @pytest.mark.parametrize("events", [4, 15, 24])
 def test_stopped_it_keeps_whole_classes_and_goes_on_to_the_same_images(distillery, tiny_bundle, tmp_path, events):
     whole = images_of(finished(Distillery(Studio(tiny_bundle), tmp_path / "whole")))

@@ -47,9 +47,10 @@ def test_a_large_coloured_frame_is_bounded_in_size():
 
 def test_the_trajectory_is_an_animation_of_the_columns_side_by_side():
     frames = [[frame(shades(4 + step)) for _ in range(3)] for step in range(5)]
-    with Image.open(io.BytesIO(trajectory(frames, side=64))) as animation:
+    heads = [("unguided", "black"), ("prototype", "black"), ("contextual", "black")]
+    with Image.open(io.BytesIO(trajectory(frames, heads, "webp", side=64))) as animation:
         assert animation.format == "WEBP" and animation.n_frames == 5
-        assert animation.width > 2.5 * animation.height
+        assert animation.width > 1.8 * animation.height
 
 
 def test_the_comparison_is_a_picture_whatever_the_bounds_and_the_names():

@@ -263,19 +263,12 @@ def test_pictures_curves_and_an_animation_are_downloaded(visit):
     drawing = ElementTree.fromstring(content)
     assert len([node for node in drawing.iter() if node.tag.endswith("polyline")]) >= 9
     assert b"class=" not in content and b"var(" not in content, "it needs no style sheet"
-    name, content = download(".roll")
+    name, content = download(".roll[data-format=gif]")
     assert name.endswith(".gif")
     film = Image.open(io.BytesIO(content))
     assert film.n_frames == 51 and film.info["loop"] == 0
-
-
-def test_presenting_hides_the_controls_and_escape_brings_them_back(visit):
-    visitor = visit().open()
-    visitor.page.click(".present")
-    expect(visitor.page.locator(".lab .settings")).to_be_hidden()
-    expect(visitor.page.locator(".lab canvas").first).to_be_visible()
-    visitor.page.keyboard.press("Escape")
-    expect(visitor.page.locator(".lab .settings")).to_be_visible()
+    name, content = download(".roll[data-format=mp4]")
+    assert name.endswith(".mp4") and b"ftyp" in content[:16]
 
 
 def test_everything_that_can_be_used_has_a_name_and_a_narrow_window_does_not_scroll_sideways(visit):

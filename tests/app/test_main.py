@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from app.main import host_of, port_of
+
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
 
@@ -39,6 +41,25 @@ def test_a_port_in_use_is_told():
 @pytest.mark.parametrize("port", ["0", "70000", "http"])
 def test_a_port_that_is_none_is_told(port):
     assert "a whole number between 1 and 65535" in fails("--port", port)
+
+
+def test_the_environment_of_a_space_says_where_to_listen_and_an_option_wins():
+    assert (host_of({}), port_of({})) == ("127.0.0.1", None)
+    assert (host_of({"SPACE_ID": "a/b"}), port_of({"SPACE_ID": "a/b"})) == ("0.0.0.0", 7860)
+    environment = {"GRADIO_SERVER_NAME": "127.0.0.2", "GRADIO_SERVER_PORT": "7999", "PORT": "80", "SPACE_ID": "a/b"}
+    assert (host_of(environment), port_of(environment)) == ("127.0.0.2", 7999)
+    assert port_of({"PORT": "8080"}) == 8080
+    with pytest.raises(ValueError, match="GRADIO_SERVER_PORT: a port is a whole number"):
+        port_of({"GRADIO_SERVER_PORT": "many"})
+
+
+def test_a_port_of_the_environment_that_is_in_use_is_told(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("PORT", str(port))
+        assert f"port {port} is in use" in fails()
 
 
 def test_a_host_that_is_none_is_told():

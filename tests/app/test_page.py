@@ -213,6 +213,9 @@ def test_the_picture_the_animation_and_the_curves_download(visit):
     assert name.endswith("-comparison.png") and Image.open(io.BytesIO(content)).width >= 1600
     name, content = visitor.download("webp")
     assert name.endswith("-trajectory.webp") and Image.open(io.BytesIO(content)).n_frames > 1
+    for kind, start in (("gif", b"GIF89a"), ("mp4", b"ftyp")):
+        name, content = visitor.download(kind)
+        assert name.endswith(f"-trajectory.{kind}") and start in content[:16]
     name, content = visitor.download("csv")
     assert name.endswith("-curves.csv") and len(list(csv.DictReader(io.StringIO(content.decode())))) == 15
 
