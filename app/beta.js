@@ -12,7 +12,6 @@ const NAMES = {
 };
 
 let about = null; // of the run on show, or of the one that Start would begin
-let run = 0; // its number, 0 before any
 let count = 0;
 let figures = null; // the judges' on the finished images, by column
 let missed = null; // by column and row: what an image that is not recognised is taken for, null where it is
@@ -20,39 +19,12 @@ let column = -1; // the one that is pointed at
 let map = null; // the β-IPC map of the study: {ipcs, betas, measures}, and what to say about it
 let measure = null; // the one that it shows, null without a study
 
-function receive(payload) {
-  if (!payload) return;
-  if (payload.kind === "many") {
-    asked = false;
-    payload.payloads.forEach(receive);
-  } else if (payload.kind === "idle") {
-    if (!run) preview(payload);
-  } else if (payload.run < run) {
-    return; // the last word of a run that another one has replaced
-  } else if (payload.kind === "start") {
-    if (payload.run !== run) begin(payload);
-  } else if (payload.run !== run) {
-    ask(0);
-  } else if (payload.kind === "step") {
-    if (payload.index > steps.length) ask(steps.length);
-    if (payload.index === steps.length) append(payload);
-  } else if (payload.kind === "end") {
-    if (payload.count > steps.length) ask(steps.length);
-    state = payload.state;
-    figures = payload.figures || null;
-    missed = payload.missed || null;
-    following = false;
-    find(".said").textContent = payload.said || "";
-    fillTable();
-    render();
-  }
-}
-
 function total() {
   return count;
 }
 
 function preview(idle) {
+  if (run >= 0) return;
   if (!map) buildMap(idle.map);
   lay(idle);
   find(".state").textContent = idle.hint;
@@ -61,9 +33,7 @@ function preview(idle) {
 }
 
 function begin(head) {
-  stopPlaying();
-  missed = null;
-  [run, count, steps, figures, state, shown, following, asked] = [head.run, head.count, [], null, "running", -1, true, false];
+  [count, figures, missed] = [head.count, null, null];
   const noise = frames()[0] && frames()[0].src;
   const same = about && JSON.stringify(about.tile) === JSON.stringify(head.tile) && about.images === head.images;
   lay(head);
@@ -77,6 +47,13 @@ function begin(head) {
     stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
   }
   render();
+}
+
+function ended(payload) {
+  figures = payload.figures || null;
+  missed = payload.missed || null;
+  find(".said").textContent = payload.said || "";
+  fillTable();
 }
 
 function show(index) {

@@ -1,6 +1,7 @@
 // Comes before the script of a stage inside gr.HTML, which gives both `element`, `props`, `watch` and `trigger`. It keeps
 // every step that the server sends, so that playing and scrubbing need no server. The stage's own script has `total()`,
-// how many steps there will be, `show(index)` and `render()`.
+// how many steps there will be, `preview(idle)`, `begin(head)`, `ended(payload)`, `show(index)` and `render()`, and
+// calls `receive(props.value)`.
 
 const stage = element.querySelector("[data-state]");
 const find = (selector) => stage.querySelector(selector);
@@ -8,18 +9,49 @@ const [play, range, readout] = [".play", ".range", ".readout"].map(find);
 const ICONS = { play: "M4 2.5v11l9-5.5z", pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z" };
 const PLAY_MS = 5000; // of a whole run, as long as its frames are neither a flicker nor a slide show
 
+let run = -1; // the number of the one on the stage, -1 before any; a recording's is 0, and visitors' runs ascend
 let steps = [];
+let told = 0; // how many steps the server has spoken of: Infinity of a run whose start is not here
 let state = "idle";
 let shown = -1;
 let following = true; // the newest step is shown as it comes
 let timer = null; // while playing
-let asked = false;
+let asked = false; // for the steps that are not here
 
-// Two steps that arrive within one turn of the page leave only the later one in props.value: the server has the rest.
-function ask(have) {
-  if (asked) return;
-  asked = true;
-  trigger("missing", { have });
+// Two messages that arrive within one turn of the page leave only the later one in props.value: the server has the rest.
+function receive(message) {
+  if (!message) return;
+  const payload = typeof message === "string" ? JSON.parse(message) : message;
+  (payload.kind === "many" ? payload.payloads : [payload]).forEach(take);
+  if (steps.length < told && !asked) {
+    asked = true;
+    trigger("missing", { have: told === Infinity ? 0 : steps.length });
+  }
+}
+
+function take(payload) {
+  if (payload.kind === "idle") {
+    preview(payload);
+  } else if (payload.run < run) {
+    return; // the last word of a run that another one has replaced
+  } else if (payload.kind === "start") {
+    asked = false; // an answer to "missing" begins so
+    if (payload.run === run) return;
+    stopPlaying();
+    [run, steps, told, state, shown, following] = [payload.run, [], 0, "running", -1, true];
+    begin(payload);
+  } else if (payload.run !== run) {
+    told = Infinity;
+  } else if (payload.kind === "step") {
+    told = Math.max(told, payload.index + 1);
+    if (payload.index === steps.length) append(payload);
+  } else if (payload.kind === "end") {
+    told = Math.max(told, payload.count);
+    if (payload.count > steps.length) return; // it comes again with the steps before it
+    [state, following] = [payload.state, false];
+    ended(payload);
+    render();
+  }
 }
 
 function append(step) {

@@ -1,5 +1,6 @@
 """Start and Stop of a place: the line before the model, what is said meanwhile, and how a run ends, however it does."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,7 +76,9 @@ def wire(
             return
         first = at_rest
         for payload in in_glances(play(session)):
-            yield first | {stage: payload}
+            # Text is sent whole. Of anything else Gradio sends what has changed, which costs more to find, is wrong for
+            # nested lists that get shorter, and cannot be put together again where a message was lost.
+            yield first | {stage: json.dumps(payload)}
             first = {}
         if session.is_finished:
             yield buttons(session)

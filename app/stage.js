@@ -8,38 +8,14 @@ const LOWEST = -1; // the class term is unbounded below while the picture is noi
 let head = null; // of the run on the stage
 let tile = -1;
 
-function receive(payload) {
-  if (!payload) return;
-  if (payload.kind === "many") {
-    asked = false;
-    payload.payloads.forEach(receive);
-    if (head && head.recording) playRecording();
-  } else if (payload.kind === "idle") {
-    if (!head || head.recording) preview(payload);
-  } else if (head && payload.run < head.run) {
-    return; // the last word of a run that another one has replaced
-  } else if (payload.kind === "start") {
-    if (!head || payload.run !== head.run) begin(payload);
-  } else if (!head || payload.run !== head.run) {
-    ask(0);
-  } else if (payload.kind === "step") {
-    if (payload.index > steps.length) ask(steps.length);
-    if (payload.index === steps.length) append(payload);
-  } else if (payload.kind === "end") {
-    if (payload.count > steps.length) ask(steps.length);
-    state = payload.state;
-    following = false;
-    render();
-  }
-}
-
 function total() {
   return head.count;
 }
 
 function preview(idle) {
+  if (head && !head.recording) return;
   stopPlaying();
-  [head, steps, state, shown] = [null, [], "idle", -1];
+  [head, run, steps, told, state, shown] = [null, -1, [], 0, "idle", -1];
   Object.assign(stage.dataset, { state, steps: 0, shown: 0 });
   find(".state").classList.remove("marked");
   play.disabled = range.disabled = link.disabled = true;
@@ -52,8 +28,7 @@ function preview(idle) {
 }
 
 function begin(newHead) {
-  stopPlaying();
-  [head, steps, state, shown, following, asked] = [newHead, [], "running", -1, true, false];
+  head = newHead;
   find(".title").textContent = head.title;
   describe(head);
   range.max = head.count;
@@ -63,6 +38,10 @@ function begin(newHead) {
     stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
   }
   render();
+}
+
+function ended() {
+  if (head.recording) playRecording();
 }
 
 // What holds for a whole run: captions, real images, bounds in words.

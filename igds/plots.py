@@ -84,7 +84,7 @@ def panels_figure(panels: Sequence[Panel], path: Path) -> None:
     Information is in nats; figures are over all seeds, the images those of the first.
     """
     labels, ways = (list(dict.fromkeys(getattr(panel, name) for panel in panels)) for name in ("label", "way"))
-    figure = Figure(figsize=(2.7 * len(ways), 2.6 * len(labels) + 0.3), dpi=130, facecolor="white")
+    figure = Figure(figsize=(2.7 * len(ways), 1.45 * len(labels) + 0.3), dpi=130, facecolor="white")
     figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(labels), len(ways), squeeze=False)

@@ -1,8 +1,6 @@
 """A folder of pictures becomes a bundle by one command, whatever stops it on the way."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -94,15 +92,21 @@ def tree(path: Path) -> list[str]:
     return sorted(found.name for found in path.iterdir())
 
 
+def alone(data, out, first: str = "", **options) -> subprocess.Popen:
+    """The command line in a process of its own, after the statements `first`: no other test has left it any state."""
+    code = f"from tests.test_train_all import make_tiny; make_tiny(setattr); {first}import sys; from igds import cli; "
+    command = [sys.executable, "-c", code + f"sys.exit(cli.main({arguments(data, out)!r}))"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], **options)
+
+
 @pytest.fixture(scope="module")
 def made(pictures, tmp_path_factory):
     """A bundle of the pictures, made by the command line; beside it, what the command said."""
     out = tmp_path_factory.mktemp("made") / "bundle"
-    code = "import sys; from tests.test_train_all import make_tiny; make_tiny(setattr); from igds import cli; "
-    command = [sys.executable, "-c", code + f"sys.exit(cli.main({arguments(pictures, out)!r}))"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert result.returncode == 0, result.stderr
-    return out, result.stdout, result.stderr
+    process = alone(pictures, out, stderr=subprocess.PIPE)
+    said, shown = process.communicate()
+    assert process.returncode == 0, shown
+    return out, said, shown
 
 
 def test_the_bundle_has_all_its_parts_and_draws(made):
@@ -155,24 +159,20 @@ def test_the_same_command_again_says_that_all_is_done(made, pictures, capsys):
     assert "was made otherwise" in refused(capsys, *arguments(pictures, made[0], "--no-flip"))
 
 
-def test_killed_at_any_time_it_goes_on_to_the_same_bundle(made, pictures, tmp_path, tiny, capsys):
+def test_killed_at_any_time_it_goes_on_to_the_same_bundle(made, pictures, tmp_path):
     """By SIGKILL in the middle of the prior, of which every step is kept here; and once more while it is written."""
     out, work = tmp_path / "bundle", tmp_path / "bundle" / ".training"
-    code = "from tests.test_train_all import make_tiny; make_tiny(setattr); import igds.training; "
-    code += "igds.training.CHECKPOINT_SECONDS = 0; from igds import cli; "
-    command = [sys.executable, "-c", code + f"cli.main({arguments(pictures, out)!r})"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1], text=True
-    )
+    process = alone(pictures, out, "import igds.training; igds.training.CHECKPOINT_SECONDS = 0; ")
     while process.poll() is None and not (work / "prior.pt").exists():
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.communicate()
     seen = torch.load(work / "prior.pt", weights_only=True)["seen"]
     assert 0 < seen < 1280 and not (out / "card.json").exists()
     (out / ".card.json.partial").write_text('{"format"')  # what a kill during the writing leaves
-    assert cli.main(arguments(pictures, out)) == 0
-    assert "going on" in capsys.readouterr().out
+    process = alone(pictures, out)
+    said, _ = process.communicate()
+    assert process.returncode == 0 and "going on" in said
     assert read_card(out)["files"] == read_card(made[0])["files"]
     assert not work.exists()
 
