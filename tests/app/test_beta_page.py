@@ -57,8 +57,9 @@ class Comparer(Visitor):
         self.page.goto(f"{self.address}{query}#beta")
         expect(self.page.locator(".beta .column img").first).to_be_visible(timeout=PATIENCE)
         if "betas" in query:
-            wanted = ", ".join(parse_qs(query.lstrip("?"))["betas"][0].split(","))
-            expect(self.betas).to_have_value(wanted, timeout=PATIENCE)
+            betas = parse_qs(query.lstrip("?"))["betas"][0].split(",")
+            expect(self.betas).to_have_value(", ".join(betas), timeout=PATIENCE)
+            expect(self.page.locator(".beta .column")).to_have_count(1 + len(betas), timeout=PATIENCE)
         return self
 
     @property
