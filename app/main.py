@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+OPENS_ON = "imagenette-32"  # photographs have grounds and surroundings: what is prototype and what context can be seen
 DEFAULT_PORT = 7860
 THIS_MACHINE, EVERYBODY = "127.0.0.1", "0.0.0.0"
 
@@ -91,7 +92,7 @@ def main() -> int:
     host = host_of(os.environ)
     parser.add_argument("--host", default=host, help="address to listen on (%(default)s; 0.0.0.0 for everybody)")
     parser.add_argument("--port", type=port_number, help=f"port to listen on (the first free one from {DEFAULT_PORT})")
-    parser.add_argument("--bundle", default="fashion-mnist", help="an embedded bundle's name or a folder (%(default)s)")
+    parser.add_argument("--bundle", default=OPENS_ON, help="an embedded bundle's name or a folder (%(default)s)")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (%(default)s)"
     )

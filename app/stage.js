@@ -51,10 +51,9 @@ function describe(about) {
     figure.querySelector("span").textContent = about.columns[i].caption;
   });
   const real = find(".real img");
-  real.hidden = !about.real;
   if (about.real) real.src = about.real;
   real.alt = `Real images of the class ${about.label}`;
-  find(".real span").textContent = about.real ? "of this class" : "images of this class may not be passed on with the model";
+  find(".real").hidden = !about.real;
   find(".credit").textContent = about.credit;
   charts.forEach((figure) => {
     const bound = about.bounds[figure.dataset.key];

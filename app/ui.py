@@ -136,7 +136,7 @@ def page_of(
         # Outside the places: what is inside one is not there before it is opened.
         memory = gr.BrowserState("", storage_key=f"igds-{bundle.name}-distilled", secret="a key, not a secret")
         html(text_of("presentation.html"), "presentation")
-        with gr.Tabs(elem_id="places"):
+        with gr.Tabs(elem_id="places", elem_classes="photographs" if bundle.prior.shape[0] == 3 else None):
             with gr.Tab("Explore", id="explore"):
                 explore = explore_place(page, studio, downloads, figure=study.with_suffix(".png"), recorded=recorded)
             with gr.Tab("β at a glance", id="beta"):

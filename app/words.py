@@ -288,9 +288,10 @@ def waiting(ahead: int) -> str:
 
 
 def credit(bundle: Bundle) -> str:
-    """Whose the real images are."""
+    """Whose images the bundle has learnt from, and shows where it has any."""
     source, licence = bundle.card.get("source", bundle.card["title"]), bundle.card.get("license", "not stated")
-    return f"Real images: {source}, licence {licence}."
+    whose = "Learnt from" if bundle.gallery is None else "Real images:"
+    return f"{whose} {source}. Licence: {licence}."
 
 
 def full_sentence(text: str) -> str:

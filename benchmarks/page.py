@@ -86,8 +86,10 @@ def finish_run(page: Page) -> None:
     """Press Start and wait for the numbers."""
     page.wait_for_function("!document.querySelector('#start').disabled")
     page.click("#start")
-    page.wait_for_function("document.querySelector('.stage').dataset.state === 'running'", timeout=0)
-    page.wait_for_function("document.querySelector('.stage').dataset.state === 'finished'", timeout=0)
+    for state in ("running", "finished"):
+        # Looked at now and then: Playwright's own way looks at every frame, for which the browser then draws them all.
+        script = f"document.querySelector('.stage').dataset.state === '{state}'"
+        page.wait_for_function(script, timeout=0, polling=100)
     page.wait_for_selector("#results table", timeout=0)
 
 

@@ -23,7 +23,7 @@ def main() -> None:
     with running_app(options.bundle) as (address, _), open_browser() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
         page.goto(f"{address}?{urlencode(query)}")
-        page.wait_for_selector(".stage .real img:not([hidden])")
+        page.wait_for_selector(".stage .sheet img:not([hidden])")
         if options.label:
             page.wait_for_function(
                 "label => document.querySelector('.stage .title').textContent.startsWith(label)", arg=options.label

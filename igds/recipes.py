@@ -151,6 +151,8 @@ _SMALL_UNET = UNetConfig(
     noise_schedule="cosine",
 )
 
+_BY_NETWORKS = "the β from which networks learnt best on images held out of the training set, by `compare beta`"
+
 _DEFAULTS = {
     "ipc": 10,
     "beta": 2.0,
@@ -166,7 +168,7 @@ _DEFAULTS = {
 _IMAGENETTE_32 = Recipe(
     title="ImageNette, 32×32 photographs",
     source="ImageNette, fast.ai: ten classes of ImageNet (Howard 2019)",
-    license="weights: MIT; the photographs, under ImageNet's terms, are not part of it",
+    license="MIT for the weights; the photographs, under ImageNet's terms, are not part of it",
     load=partial(imagenette, size=32),
     prior=_SMALL_UNET,
     encoder=EncoderConfig(channels=3, widths=(32, 64, 128)),
@@ -184,6 +186,7 @@ _IMAGENETTE_32 = Recipe(
     tau=0.03,
     defaults=_DEFAULTS | {"ipc": 4},
     beta_range=(0.0, 3.0),
+    auto_beta={"table": [[1, 0.0], [10, 0.0]], "how": _BY_NETWORKS},
     flip=True,
     shows_images=False,
     view=partial(classifier_view, area=(0.3, 1.0), strength=0.3),
@@ -213,13 +216,14 @@ RECIPES = {
         beta_range=(0.0, 3.0),
         auto_beta={
             "table": [[1, 0.0], [10, 1.0]],
-            "how": "the β from which networks learnt best on images held out of the training set, by `compare beta`",
+            "how": _BY_NETWORKS,
         },
     ),
     "imagenette-32": _IMAGENETTE_32,
     "imagenette-64": replace(
         _IMAGENETTE_32,
         title="ImageNette, 64×64 photographs",
+        auto_beta=None,
         load=partial(imagenette, size=64),
         prior=replace(_IMAGENETTE_32.prior, image_size=64, num_channels=96, attention_resolutions="16,8", dropout=0.1),
         encoder=EncoderConfig(channels=3, widths=(64, 128, 256, 512), blocks=2),

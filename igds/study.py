@@ -340,7 +340,7 @@ def read_study(path: Path, bundle: Bundle) -> dict:
         made_with = results["bundle_sha256"]
         _ = [results[key] for key in ("records", "sets", "summary", "defaults", "arms", "ipcs")]
     except FileNotFoundError:
-        raise ValueError(f"there is no study at {path}: {remedy}") from None
+        raise ValueError(f"there is no study at {path.name}: {remedy}") from None
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is not the results of a study: {remedy}") from None
     if made_with != bundle.checksum():
