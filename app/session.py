@@ -174,11 +174,12 @@ class Studio:
             session.record, session.steps, session.state, session.head = record, [], "running", head
             yield head
             for step in self.each(session.wanted.start(self.bundle)):
+                payload = payload_of(step, ticket, time.monotonic() - started, columns=columns)
                 if session.ticket != ticket:
                     return
                 record.add(step)
-                session.steps.append(payload_of(step, ticket, time.monotonic() - started, columns=columns))
-                yield session.steps[-1]
+                session.steps.append(payload)
+                yield payload
             with self.turns:
                 finish()
             if session.ticket == ticket:
