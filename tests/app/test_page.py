@@ -18,6 +18,7 @@ from app.explore_place import stage_of
 from app.session import Session, Studio
 from app.settings import checked, defaults
 from app.ui import LOOK, build
+from igds.bundle import load_bundle
 from igds.sampling import SOLVERS
 from igds.study import read_study
 from tests.app.visitor import PATIENCE, Visitor
@@ -392,6 +393,28 @@ def visit_studied(browser, studied_address):
     yield visitor
     visitor.context.close()
     assert visitor.outside == [] and visitor.complaints == []
+
+
+def test_photographs_that_may_not_be_passed_on_leave_the_stage_to_the_model_s(browser):
+    page = build(load_bundle("imagenette-32"))
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, inbrowser=False, **LOOK)
+    visitor = Explorer(browser, address)
+    try:
+        visitor.page.goto(f"{address}?ipc=2&steps=4")
+        expect(visitor.number("steps")).to_have_value("4", timeout=PATIENCE)
+        assert not visitor.page.locator(".stage .real").is_visible()
+        assert visitor.page.inner_text(".stage .credit").startswith("Learnt from ImageNette")
+        visitor.start().finish()
+        assert len(set(visitor.frames())) == 3
+        sheets = visitor.page.locator(".stage .sheet img")
+        assert sheets.first.evaluate("image => getComputedStyle(image).imageRendering") == "auto"
+        boxes = [figure.bounding_box() for figure in visitor.page.locator(".stage .wall figure").all()[:3]]
+        wall = visitor.page.locator(".stage .wall").bounding_box()
+        assert boxes[2]["x"] + boxes[2]["width"] == pytest.approx(wall["x"] + wall["width"], abs=1)
+        assert visitor.complaints == [] and visitor.outside == []
+    finally:
+        visitor.context.close()
+        page.close()
 
 
 def test_a_stranger_sees_a_recording_until_a_run_of_their_own(visit_studied):
