@@ -125,11 +125,11 @@ def _squeeze(size: int) -> int:
     return 2 if size <= 64 else 4
 
 
-# Measured at 64 images and at 600,000, in docs/your-own-images.md; what lies between is what such networks do.
+# Measured at 64 images, at 60,096 and at 600,000, in docs/your-own-images.md; what lies between is what such networks do.
 _PROSPECTS = (
     (3_000, "little but noise: enough to see that the path works"),
     (50_000, "blurs in the colours of the classes"),
-    (400_000, "layouts and colours, and seldom a thing that one could name"),
+    (400_000, "colours and layouts, and seldom a thing that one could name"),
 )
 _BEST = (
     "things that one can often name (of ten classes of photographs at 32×32 pixels the judge recognised 60 % after "
