@@ -125,7 +125,7 @@ def _squeeze(size: int) -> int:
     return 2 if size <= 64 else 4
 
 
-# Measured at 64 images, at 60,096 and at 600,000, in docs/your-own-images.md; what lies between is what such networks do.
+# Measured at 64, 60,096 and 600,000 images, in docs/your-own-images.md; what lies between is what such networks do.
 _PROSPECTS = (
     (3_000, "little but noise: enough to see that the path works"),
     (50_000, "blurs in the colours of the classes"),
