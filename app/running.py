@@ -75,11 +75,16 @@ def wire(
             yield {notice: gr.skip()}
             return
         first = at_rest
-        for payload in in_glances(play(session)):
-            # Text is sent whole. Of anything else Gradio sends what has changed, which costs more to find, is wrong for
-            # nested lists that get shorter, and cannot be put together again where a message was lost.
-            yield first | {stage: json.dumps(payload)}
-            first = {}
+        try:
+            for payload in in_glances(play(session)):
+                # Text is sent whole. Of anything else Gradio sends what has changed, which costs more to find, is wrong
+                # for nested lists that get shorter, and cannot be put together again where a message was lost.
+                yield first | {stage: json.dumps(payload)}
+                first = {}
+        except ValueError as error:  # such settings cannot be followed to the end
+            last = session.end("failed")
+            yield buttons(session) | at_rest | {stage: json.dumps(last), notice: words.notice(str(error))}
+            return
         if session.is_finished:
             yield buttons(session)
             if more := place.finished(session):

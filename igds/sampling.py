@@ -144,7 +144,7 @@ def sample_progressive(
     latent prior's states are decoded for the estimator, so that guidance is the gradient through the decoder. Without
     an estimator nothing may be guided, and the information is NaN.
 
-    Raises ValueError at the call, not at the first step.
+    Raises ValueError at the call, not at the first step; but for images that overflow, which shows at its step.
     """
     batches = list(batches)
     if not batches:
@@ -201,6 +201,10 @@ def _sample(prior, estimator, batches, schedule, solver, variance, microbatch) -
         x_prev = solver(schedule, k, x, x0, x0_before, z, fraction if variance == "learned" else None)
         x0_before = x0
         x = _guide(estimator, prior.decode, x_prev, images, ~images.at_x0, microbatch, terms)
+        if not x.isfinite().all():
+            strongest = every.eta.max()
+            remedy = f"lower η, now {strongest:g}, or β" if strongest else "the prior gives no finite numbers"
+            raise ValueError(f"the images overflowed at step {index + 1} of {len(schedule)}: {remedy}")
         parts = zip(
             *(tensor.split(sizes) for tensor in (x, x0, terms.prototype, terms.contextual, terms.gradient_norm))
         )

@@ -213,6 +213,15 @@ def test_an_image_does_not_depend_on_n_where_the_batch_is_no_reference(prior, es
     torch.testing.assert_close(few, many[:2], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("at", ["x_prev", "x0"])
+def test_images_that_overflow_are_told_at_their_step_and_not_passed_on(prior, estimator, at):
+    guidance = Guidance(beta=1.0, eta=1e38, at=at)
+    seen = []
+    with pytest.raises(ValueError, match=r"overflowed at step \d of 6: lower η, now 1e\+38, or β"):
+        seen.extend(sample_progressive(prior, estimator, [ClassBatch(1, SEEDS, guidance)], steps=6))
+    assert all(step.batches[0].x.isfinite().all() for step in seen)
+
+
 def test_with_beta_an_image_depends_on_its_batch(prior, estimator):
     guidance = Guidance(beta=50, eta=1.0)
     few, many = (sample(prior, estimator, [ClassBatch(1, image_seeds(0, 1, n), guidance)], steps=4)[0] for n in (2, 6))

@@ -126,6 +126,13 @@ def test_stop_keeps_the_frames_so_far_and_says_where(visit):
     assert visitor.page.inner_text("#notice").strip() == ""
 
 
+def test_a_run_that_overflows_ends_with_a_sentence_and_the_next_one_runs(visit):
+    visitor = visit().open("?eta=1e38&steps=6").start().until("stage.state === 'failed'")
+    expect(visitor.page.locator("#notice")).to_contain_text("lower η")
+    expect(visitor.page.locator("#start")).to_be_enabled()
+    visitor.open("?eta=1&steps=5").start().finish()
+
+
 def test_scrubbing_playing_and_the_keyboard_need_no_server(visit):
     visitor = visit().open().start().finish()
     page, asked = visitor.page, []
