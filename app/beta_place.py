@@ -29,7 +29,7 @@ from app.beta_run import (
 from app.controls import html, text_of
 from app.downloads import Downloads
 from app.running import QUICK, Running, wire
-from app.session import Studio
+from app.session import Studio, message
 from app.settings import SETTINGS, defaults, max_steps, random_seed_limit, settings_of
 
 NAMES = ("label", "ipc", "seed", "eta", "steps")  # of the settings that this place lets one choose, beside β
@@ -71,9 +71,9 @@ def beta_place(page: gr.Blocks, studio: Studio, downloads: Downloads, explore: d
     session = gr.State(BetaSession())
     clock = gr.Timer(1.0, active=False)
 
-    def preview(run: BetaRun) -> dict:
-        """The stage before a run, with the map, which it keeps."""
-        return preview_of(run, bundle) | {"map": the_map}
+    def preview(run: BetaRun) -> str:
+        """What the stage shows before a run, with the map, which it keeps."""
+        return message(preview_of(run, bundle) | {"map": the_map})
 
     html(text_of("beta_intro.html"))
     with gr.Row(elem_classes="explorer"):

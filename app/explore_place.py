@@ -9,7 +9,7 @@ from app import words
 from app.controls import build_controls, html, needs_note, text_of
 from app.downloads import KINDS, Downloads, file_of, zip_of
 from app.running import QUICK, Running, wire
-from app.session import Session, Studio, preview_of
+from app.session import Session, Studio, message, preview_of
 from app.settings import SETTINGS, checked, defaults, restored
 
 FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.querySelector('#fetch').click())"
@@ -59,7 +59,13 @@ def explore_place(
         own = settings != start_values or request.query_params.keys() & {"bundle", *SETTINGS}
         shown = recorded if recorded and not own else preview_of(checked(bundle, settings), bundle)
         ready = gr.Button(interactive=True)
-        return [*(settings[name] for name in SETTINGS), shown, words.notice(*complaints), _single(settings), ready]
+        return [
+            *(settings[name] for name in SETTINGS),
+            message(shown),
+            words.notice(*complaints),
+            _single(settings),
+            ready,
+        ]
 
     page.load(open_page, [memory, session], [*inputs, stage, notice, single, start], **QUICK)
 
@@ -69,7 +75,7 @@ def explore_place(
             run = checked(bundle, settings)
         except ValueError:
             return gr.skip(), _single(settings)  # said when Start is pressed: a number may be half typed now
-        return gr.skip() if session.head else preview_of(run, bundle), _single(settings)
+        return gr.skip() if session.head else message(preview_of(run, bundle)), _single(settings)
 
     for name in ("label", "ipc", "beta", "seed", "reference"):
         controls.settings[name].change(
@@ -126,7 +132,7 @@ def explore_place(
 def stage_of(payload: dict) -> gr.HTML:
     """The stage, showing this payload at first: a preview, or a recording as `Session.since(0)` gives it."""
     return gr.HTML(
-        payload,
+        message(payload),
         html_template=text_of("stage.html"),
         css_template=text_of("stage.css"),
         js_on_load=text_of("copy_link.js") + text_of("player.js") + text_of("stage.js"),

@@ -20,8 +20,7 @@ let asked = false; // for the steps that are not here
 
 // Two messages that arrive within one turn of the page leave only the later one in props.value: the server has the rest.
 function receive(message) {
-  if (!message) return;
-  const payload = typeof message === "string" ? JSON.parse(message) : message;
+  const payload = JSON.parse(message);
   (payload.kind === "many" ? payload.payloads : [payload]).forEach(take);
   if (steps.length < told && !asked) {
     asked = true;

@@ -1,6 +1,5 @@
 """Start and Stop of a place: the line before the model, what is said meanwhile, and how a run ends, however it does."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,10 +8,10 @@ from dataclasses import dataclass
 import gradio as gr
 
 from app import words
-from app.session import Session, Studio
+from app.session import Session, Studio, message
 
 FULL = "Too many runs wait already: try again in a while"
-A_GLANCE = 0.08  # seconds between two pictures that the eye still takes for motion
+A_GLANCE = 0.12  # seconds between two pictures that the eye still takes for motion
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -72,36 +71,38 @@ def wire(
 
     def run(session: Session):
         if session.ticket is None:  # the settings were wrong, or Stop was quicker than the queue
-            yield {notice: gr.skip()}
+            yield gr.skip()
             return
-        first = at_rest
+        session.is_settled, session.said = False, ""
         try:
             for payload in in_glances(play(session)):
-                # Text is sent whole. Of anything else Gradio sends what has changed, which costs more to find, is wrong
-                # for nested lists that get shorter, and cannot be put together again where a message was lost.
-                yield first | {stage: json.dumps(payload)}
-                first = {}
+                yield message(payload)
         except ValueError as error:  # such settings cannot be followed to the end
-            last = session.end("failed")
-            yield buttons(session) | at_rest | {stage: json.dumps(last), notice: words.notice(str(error))}
-            return
-        if session.is_finished:
-            yield buttons(session)
-            if more := place.finished(session):
-                yield more
+            session.said = str(error)
+            yield message(session.end("failed"))
 
     # Asked outside the queue, so that a wrong setting is told at once, and played inside it.
     asked = place.start.click(ask, [session, *inputs], everything, trigger_mode="once", **QUICK)
     running = asked.then(
         run,
         session,
-        everything,
+        stage,  # alone: with each message the page goes through all outputs of its event
         concurrency_id="model",
         concurrency_limit=1,
         trigger_mode="multiple",
         show_progress="hidden",
         api_visibility="private",
     )
+
+    def settle(session: Session):
+        """After the last step: the buttons, and what the run was found to be."""
+        if session.is_settled:
+            return {notice: gr.skip()}
+        session.is_settled = True
+        more = place.finished(session) if session.is_finished else {}
+        return buttons(session) | at_rest | more | ({notice: words.notice(session.said)} if session.said else {})
+
+    running.success(settle, session, everything, **QUICK)
 
     def fail(session: Session):
         if session.ticket is None:  # Gradio calls a run that was stopped a failure too
@@ -114,7 +115,7 @@ def wire(
             return buttons(session) | at_rest | {notice: words.notice(FULL)}
         last = session.end("failed")
         said = words.notice("The run broke off: the server's log says why")
-        return buttons(session) | at_rest | {stage: last, notice: said}
+        return buttons(session) | at_rest | {stage: message(last), notice: said}
 
     running.failure(fail, session, everything, **QUICK)
 
@@ -123,20 +124,22 @@ def wire(
         session.ticket = None
         if session.state == "running":
             session.end("stopped")
-        shown = {stage: session.ending()} if session.head else {}
+        shown = {stage: message(session.ending())} if session.head else {}
         return at_rest | place.ended(session) | shown | buttons(session)
 
     place.stop.click(end, session, everything, cancels=[running], **QUICK)
 
     def tell_place(session: Session):
-        if session.ticket is None or session.state == "running":
-            return gr.skip()
-        return words.notice(words.waiting(studio.line.ahead(session.ticket)), calm=True)
+        if session.ticket is None:
+            return {notice: gr.skip()}
+        if session.state == "running":
+            return at_rest
+        return {notice: words.notice(words.waiting(studio.line.ahead(session.ticket)), calm=True)}
 
-    clock.tick(tell_place, session, notice, **QUICK)
+    clock.tick(tell_place, session, [notice, clock], **QUICK)
 
     def send_again(session: Session, event: gr.EventData):
-        return session.since(int(event.have))
+        return message(session.since(int(event.have)))
 
     stage.missing(send_again, session, stage, **QUICK)
 

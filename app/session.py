@@ -1,6 +1,7 @@
 """One visitor's run and the one model that all visitors share. Knows no page."""
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -22,6 +23,16 @@ LONGEST_LINE = 8
 T = TypeVar("T")
 
 _tickets = itertools.count(1)
+
+
+def message(payload: dict) -> str:
+    """A payload as a stage gets it: text.
+
+    Gradio sends it whole, where of anything else it sends what has changed, which costs more to find, is wrong for
+    nested lists that get shorter, and cannot be put together again where a message was lost. In the browser it is one
+    value, where Gradio copies every number of a nested one at each message of the page.
+    """
+    return json.dumps(payload)
 
 
 class Turns:
@@ -93,7 +104,8 @@ class Session:
     """What one visitor has: the run that was asked for, and the record of the one on the stage. CPU data only.
 
     `ticket` is the place in the line of the run that waits or runs; None when nothing does. `steps` are the payloads
-    as the stage got them.
+    as the stage got them. `said` is why a run could not go on; `is_settled` tells that the page around the stage has
+    heard how it ended.
     """
 
     ticket: int | None = None
@@ -102,6 +114,8 @@ class Session:
     state: str = "idle"
     head: dict = field(default_factory=dict)
     steps: list[dict] = field(default_factory=list)
+    said: str = ""
+    is_settled: bool = True
 
     @property
     def has_frames(self) -> bool:

@@ -3,8 +3,10 @@
 const columns = [...stage.querySelectorAll("[data-column]")];
 const charts = [...stage.querySelectorAll(".curve")];
 const link = find(".link");
+const measures = new Map(); // of each chart
 const LOWEST = -1; // the class term is unbounded below while the picture is noise
 
+let idle = null; // what was shown before any run
 let head = null; // of the run on the stage
 let tile = -1;
 
@@ -12,7 +14,8 @@ function total() {
   return head.count;
 }
 
-function preview(idle) {
+function preview(payload) {
+  idle = payload;
   if (head && !head.recording) return;
   stopPlaying();
   [head, run, steps, told, state, shown] = [null, -1, [], 0, "idle", -1];
@@ -119,21 +122,60 @@ function readoutWords() {
 // Curves
 
 function draw(figure, about) {
-  const chart = figure.querySelector("svg");
+  const { width, height, size } = measures.get(figure) ?? {};
+  if (!width) return;
   const key = figure.dataset.key;
   const bound = about.bounds[key];
-  const [width, height] = [chart.clientWidth, chart.clientHeight];
-  if (!width) return;
-  const size = Number(getComputedStyle(stage).getPropertyValue("--size")); // of letters, against the usual
-  const margin = { left: 44 * size, right: 168 * size, top: 22 * size, bottom: 40 * size };
   const values = steps.flatMap((step) => step[key]);
   const [low, high] = key === "prototype" ? [LOWEST, bound.value * 1.06] : [0, ceiling(values, bound)];
   const last = about.timesteps;
+  const margin = { left: 44 * size, right: 168 * size, top: 22 * size, bottom: 40 * size };
   const x = (t) => margin.left + ((last - t) / last) * (width - margin.left - margin.right);
   const y = (value) =>
     margin.top + ((high - Math.max(low, Math.min(high, value))) / (high - low)) * (height - margin.top - margin.bottom);
-  const nodes = [];
+  const [axes, curves] = figure.querySelectorAll("svg > g");
+  const scale = JSON.stringify([width, height, size, low, high, last, bound]);
+  if (axes.dataset.scale !== scale) {
+    axes.replaceChildren(...axesOf({ x, y, low, high, last, margin, height, size, bound }));
+    axes.dataset.scale = scale;
+  }
 
+  const chart = figure.querySelector("svg");
+  chart.dataset.points = steps.length;
+  chart.onpointerdown = chart.onpointermove = (event) => {
+    if (event.type === "pointermove" && !event.buttons) return;
+    if (!steps.length) return;
+    const at = event.clientX - chart.getBoundingClientRect().left;
+    const distance = steps.map((step) => Math.abs(x(step.t) - at));
+    scrub(distance.indexOf(Math.min(...distance)));
+  };
+  const title = figure.querySelector("b").textContent;
+  if (!steps.length) {
+    curves.replaceChildren();
+    chart.setAttribute("aria-label", `${title}: no run yet`);
+    return;
+  }
+  const now = Math.max(0, shown);
+  const nodes = [svg("line", { class: "cursor", x1: x(steps[now].t), x2: x(steps[now].t), y1: margin.top, y2: y(low) })];
+  const named = about.columns.map((column, i) => ({ i, name: column.name, value: steps[now][key][i] }));
+  for (const { i } of named) {
+    const points = steps.map((step) => `${x(step.t).toFixed(1)},${y(step[key][i]).toFixed(1)}`).join(" ");
+    nodes.push(svg("polyline", { class: `c${i}`, points }));
+  }
+  for (const { i, value } of named) nodes.push(mark(i, x(steps[now].t), y(value)));
+  for (const label of spread(named, y, 18 * size, height - margin.bottom)) {
+    nodes.push(mark(label.i, x(0) + 16, label.y));
+    const words = `${label.name} ${label.value.toFixed(high - low < 1 ? 3 : 2).replace("-", "−")}`;
+    nodes.push(svg("text", { class: `name c${label.i}`, x: x(0) + 27, y: label.y + 5 * size }, words));
+  }
+  curves.replaceChildren(...nodes);
+  const spoken = named.map(({ name, value }) => `${name} ${value.toFixed(2)}`).join(", ");
+  chart.setAttribute("aria-label", `${title} at step ${now + 1}: ${spoken}`);
+}
+
+// What stays while a run grows: rules, ticks and the bound.
+function axesOf({ x, y, low, high, last, margin, height, size, bound }) {
+  const nodes = [];
   const gap = tickGap(high - low);
   for (let tick = Math.ceil(low / gap) * gap; tick <= high + 1e-9; tick += gap) {
     nodes.push(svg("line", { class: "axis", x1: x(last), x2: x(0), y1: y(tick), y2: y(tick) }));
@@ -147,42 +189,13 @@ function draw(figure, about) {
   }
   nodes.push(svg("text", { x: x(last), y: height - 4, "text-anchor": "middle" }, "noise"));
   nodes.push(svg("text", { x: x(0), y: height - 4, "text-anchor": "middle" }, "image"));
-
   if (bound && bound.value <= high) {
     nodes.push(svg("line", { class: "limit", x1: x(last), x2: x(0), y1: y(bound.value), y2: y(bound.value) }));
     nodes.push(svg("text", { x: x(last) + 4, y: y(bound.value) - 6 }, bound.name));
   } else if (bound) {
     nodes.push(svg("text", { x: x(last) + 4, y: 12 * size }, `↑ ${bound.name} lies above`));
   }
-
-  if (steps.length) {
-    const now = Math.max(0, shown);
-    nodes.push(svg("line", { class: "cursor", x1: x(steps[now].t), x2: x(steps[now].t), y1: margin.top, y2: y(low) }));
-    const named = about.columns.map((column, i) => ({ i, name: column.name, value: steps[now][key][i] }));
-    for (const { i } of named) {
-      const points = steps.map((step) => `${x(step.t).toFixed(1)},${y(step[key][i]).toFixed(1)}`).join(" ");
-      nodes.push(svg("polyline", { class: `c${i}`, points }));
-    }
-    for (const { i, value } of named) nodes.push(mark(i, x(steps[now].t), y(value)));
-    for (const label of spread(named, y, 18 * size, height - margin.bottom)) {
-      nodes.push(mark(label.i, x(0) + 16, label.y));
-      const words = `${label.name} ${label.value.toFixed(high - low < 1 ? 3 : 2).replace("-", "−")}`;
-      nodes.push(svg("text", { class: `name c${label.i}`, x: x(0) + 27, y: label.y + 5 * size }, words));
-    }
-    chart.setAttribute("aria-label", `${figure.querySelector("b").textContent} at step ${now + 1}: ` +
-      named.map(({ name, value }) => `${name} ${value.toFixed(2)}`).join(", "));
-  } else {
-    chart.setAttribute("aria-label", `${figure.querySelector("b").textContent}: no run yet`);
-  }
-  chart.replaceChildren(...nodes);
-  chart.dataset.points = steps.length;
-  chart.onpointerdown = chart.onpointermove = (event) => {
-    if (event.type === "pointermove" && !event.buttons) return;
-    if (!steps.length) return;
-    const at = event.clientX - chart.getBoundingClientRect().left;
-    const distance = steps.map((step) => Math.abs(x(step.t) - at));
-    scrub(distance.indexOf(Math.min(...distance)));
-  };
+  return nodes;
 }
 
 // Shape as well as hue: a circle, a square, a triangle.
@@ -253,11 +266,14 @@ function pointAt(index) {
   });
 }
 
-let idle = null;
-watch("value", () => {
-  if (props.value && props.value.kind === "idle") idle = props.value;
-  receive(props.value);
-});
-new ResizeObserver(() => charts.forEach((figure) => (head || idle) && draw(figure, head || idle))).observe(stage);
-if (props.value && props.value.kind === "idle") idle = props.value;
+watch("value", () => receive(props.value));
+// Measured here alone: to ask while drawing would lay the page out once more in each step.
+new ResizeObserver(() => {
+  const size = Number(getComputedStyle(stage).getPropertyValue("--size")); // of letters, against the usual
+  for (const figure of charts) {
+    const { clientWidth: width, clientHeight: height } = figure.querySelector("svg");
+    measures.set(figure, { width, height, size });
+    if (head || idle) draw(figure, head || idle);
+  }
+}).observe(stage);
 receive(props.value);

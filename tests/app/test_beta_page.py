@@ -271,7 +271,7 @@ def test_a_list_that_cannot_be_read_gives_a_sentence_and_no_run(visit):
     visitor.page.get_by_role("button", name="as studied").click()
     expect(visitor.betas).to_have_value("0, 0.5, 1")
     visitor.start().finish()
-    assert notice.inner_text().strip() == ""
+    expect(notice).to_have_text("")
 
 
 def test_a_wrong_link_gives_a_sentence_and_the_defaults(visit):
