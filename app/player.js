@@ -13,6 +13,7 @@ let run = -1; // the number of the one on the stage, -1 before any; a recording'
 let steps = [];
 let told = 0; // how many steps the server has spoken of: Infinity of a run whose start is not here
 let state = "idle";
+let drawn = 0; // how many of the steps the page has been drawn with
 let shown = -1;
 let following = true; // the newest step is shown as it comes
 let timer = null; // while playing
@@ -22,6 +23,7 @@ let asked = false; // for the steps that are not here
 function receive(message) {
   const payload = JSON.parse(message);
   (payload.kind === "many" ? payload.payloads : [payload]).forEach(take);
+  showNew();
   if (steps.length < told && !asked) {
     asked = true;
     trigger("missing", { have: told === Infinity ? 0 : steps.length });
@@ -37,24 +39,27 @@ function take(payload) {
     asked = false; // an answer to "missing" begins so
     if (payload.run === run) return;
     stopPlaying();
-    [run, steps, told, state, shown, following] = [payload.run, [], 0, "running", -1, true];
+    [run, steps, told, drawn, state, shown, following] = [payload.run, [], 0, 0, "running", -1, true];
     begin(payload);
   } else if (payload.run !== run) {
     told = Infinity;
   } else if (payload.kind === "step") {
     told = Math.max(told, payload.index + 1);
-    if (payload.index === steps.length) append(payload);
+    if (payload.index === steps.length) steps.push(payload);
   } else if (payload.kind === "end") {
     told = Math.max(told, payload.count);
     if (payload.count > steps.length) return; // it comes again with the steps before it
+    showNew();
     [state, following] = [payload.state, false];
     ended(payload);
     render();
   }
 }
 
-function append(step) {
-  steps.push(step);
+// Of steps that came together only the last is drawn.
+function showNew() {
+  if (steps.length === drawn) return;
+  drawn = steps.length;
   if (following) show(steps.length - 1);
   else render();
 }

@@ -18,7 +18,7 @@ function preview(payload) {
   idle = payload;
   if (head && !head.recording) return;
   stopPlaying();
-  [head, run, steps, told, state, shown] = [null, -1, [], 0, "idle", -1];
+  [head, run, steps, told, drawn, state, shown] = [null, -1, [], 0, 0, "idle", -1];
   Object.assign(stage.dataset, { state, steps: 0, shown: 0 });
   find(".state").classList.remove("marked");
   play.disabled = range.disabled = link.disabled = true;
