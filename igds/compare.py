@@ -14,7 +14,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -127,6 +127,14 @@ def subsets(bundle: Bundle, alphas: Sequence[float] | None = None, **size) -> Co
 COMPARISONS = {"baselines": baselines, "beta": beta_curve, "subsets": subsets}
 
 
+def only(comparison: Comparison, methods: Sequence[str]) -> Comparison:
+    """The comparison with these of its methods, in its own order; ValueError for a name that it does not have."""
+    unknown = [name for name in methods if name not in comparison.methods]
+    if unknown:
+        raise ValueError(f"there is no method {unknown[0]!r}: choose from {', '.join(map(repr, comparison.methods))}")
+    return replace(comparison, methods={name: how for name, how in comparison.methods.items() if name in methods})
+
+
 @dataclass(frozen=True)
 class Progress:
     """Networks that have learnt, of all; `what` is at work, `share` of it done."""
@@ -230,7 +238,10 @@ def _check(comparison: Comparison, bundle: Bundle, train: ImageSet) -> None:
 
 
 def _claim(folder: Path, comparison: Comparison, bundle: Bundle, train: ImageSet, test: ImageSet) -> None:
-    """Write down what `folder` holds, of which IPCs, networks and seeds may grow; ValueError for another comparison."""
+    """Write down what `folder` holds; ValueError for another comparison.
+
+    Its methods, IPCs, networks and seeds may grow.
+    """
     uses_auto = any(how.get("beta") == "auto" for how in comparison.methods.values())
     identity = {
         "name": comparison.name,
@@ -239,20 +250,24 @@ def _claim(folder: Path, comparison: Comparison, bundle: Bundle, train: ImageSet
         "protocol": comparison.protocol,
         "bundle_sha256": bundle.checksum(),
         "defaults": bundle.card["defaults"],
-        "auto_beta": bundle.card.get("auto_beta", {}).get("table") if uses_auto else None,
+        "auto_beta": bundle.card.get("auto_beta", {}).get("table", []) if uses_auto else None,
         "bfloat16": bundle.prior.bfloat16,
         "data_sha256": _checksum(train, test),
     }
     identity = json.loads(json.dumps(identity))
-    _check_claim(folder, identity)
+    _checked_claim(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder / ".lock"):  # processes that share the comparison start at the same moment
-        _check_claim(folder, identity)
-        if not (folder / CLAIM).exists():
-            write_json(folder / CLAIM, identity)
+        found = _checked_claim(folder, identity)
+        grown = {**identity, "methods": {**found.get("methods", {}), **identity["methods"]}}
+        if not uses_auto:
+            grown["auto_beta"] = found.get("auto_beta")
+        if grown != found:
+            write_json(folder / CLAIM, grown)
 
 
-def _check_claim(folder: Path, identity: dict) -> None:
+def _checked_claim(folder: Path, identity: dict) -> dict:
+    """What `folder` says that it holds, nothing where it is new; ValueError where that is not what `identity` says."""
     path = folder / CLAIM
     # Listed before looking for the claim, which a process that starts beside this one writes before anything else.
     others = [entry for entry in folder.glob("*") if not entry.name.startswith(".")]
@@ -261,15 +276,25 @@ def _check_claim(folder: Path, identity: dict) -> None:
     except FileNotFoundError:
         if others:
             raise ValueError(f"{folder} holds something that is not a comparison: choose another --work") from None
-        return
+        return {}
     except (UnicodeDecodeError, json.JSONDecodeError):
         found = None
     remedy = "choose another --work, or delete the folder"
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged: {remedy}")
     for name, value in identity.items():
-        if name not in found or found[name] != value:
+        if name not in found or not _agree(name, found[name], value):
             raise ValueError(f"{folder} holds another comparison, by its {name.removesuffix('_sha256')}: {remedy}")
+    return found
+
+
+def _agree(name: str, found: object, now: object) -> bool:
+    """Whether a folder's entry can be that of this comparison too, which may have other methods besides."""
+    if name == "methods" and isinstance(found, dict):
+        return all(found.get(method, how) == how for method, how in now.items())
+    if name == "auto_beta" and (found is None or now is None):
+        return True  # no method of one of them uses it
+    return found == now
 
 
 def _checksum(*sets: ImageSet) -> str:

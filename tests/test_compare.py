@@ -28,6 +28,7 @@ from igds.compare import (
     compare,
     figures_of_set,
     hold_out,
+    only,
     read_results,
     subsets,
     summarise,
@@ -358,6 +359,29 @@ def test_the_order_of_the_real_classes_does_not_matter(learnt_bundle, folder, re
     training_path(folder, SetOf("random", 3, 1), "convnet3", 0).unlink()
     run(COMPARISON, learnt_bundle, folder, permuted(TRAIN), permuted(TEST, names))
     assert without_seconds(summarise(COMPARISON, learnt_bundle, folder)) == without_seconds(results)
+
+
+def test_some_methods_alone_give_the_records_that_all_give(learnt_bundle, folder, results, tmp_path):
+    few = only(COMPARISON, ["random", "IGDS"])
+    assert list(few.methods) == [name for name in COMPARISON.methods if name in ("random", "IGDS")]
+    before = contents(folder)
+    run(few, learnt_bundle, folder)
+    assert contents(folder) == before, "the others are kept, and nothing is made again"
+    records = without_seconds(summarise(few, learnt_bundle, folder))["records"]
+    assert records == [r for r in without_seconds(results)["records"] if r["method"] in few.methods]
+    run(only(COMPARISON, ["random"]), learnt_bundle, tmp_path / "one")
+    run(few, learnt_bundle, tmp_path / "one")
+    assert claimed(tmp_path / "one") == few.methods
+    assert without_seconds(summarise(few, learnt_bundle, tmp_path / "one"))["records"] == records
+
+
+def claimed(folder) -> dict:
+    return json.loads((folder / "comparison.json").read_text())["methods"]
+
+
+def test_a_method_that_the_comparison_lacks_is_named():
+    with pytest.raises(ValueError, match="there is no method 'IGSD': choose from 'random'"):
+        only(COMPARISON, ["random", "IGSD"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from igds.bundle import DEFAULT, load_bundle
 from igds.commands.distil import own_device, rank_and_world
-from igds.compare import COMPARISONS, SPLITS, compare, read_results, summarise, sweep_sentences, table_markdown
+from igds.compare import COMPARISONS, SPLITS, compare, only, read_results, summarise, sweep_sentences, table_markdown
 from igds.datasets import load_images
 from igds.device import DEVICES
 from igds.evaluation import PROTOCOLS
@@ -22,6 +22,8 @@ examples:
       accuracy against β for each IPC (figure 5), on images held out of the training set
   python -m igds compare subsets
       accuracy against the contextual information of real subsets (figure 2)
+  python -m igds compare --ipc 1 --methods herding "IGDS, chosen of 50" --generation-seeds 5
+      more sets of two methods; in the same --work, what is there already is kept
   python -m igds compare --draw comparisons/fashion-mnist-beta.json
       the figure and table of a finished comparison again
   accelerate launch --multi_gpu --num_processes 2 -m igds compare
@@ -47,6 +49,7 @@ def add(commands) -> None:
     parser.add_argument("--data", help="the bundle's real images: a data set's name or a folder (default: its name)")
     parser.add_argument("--ipc", type=int, nargs="+", metavar="N", default=[1, 10, 50], help="(default: 1 10 50)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, metavar="NAME", default=["convnet3"])
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="some of them, by their names in the table")
     parser.add_argument("--generation-seeds", type=int, metavar="N", default=3, help="sets a method (default: 3)")
     parser.add_argument(
         "--repeats", type=int, metavar="N", default=3, help="networks a set: training seeds (default: 3)"
@@ -97,6 +100,8 @@ def _compare(options) -> None:
     size |= {"split": options.split} if options.split else {}
     values = {"beta": (options.betas,), "subsets": (options.alphas,)}.get(options.name, ())
     comparison = COMPARISONS[options.name](bundle, *values, **size)
+    if options.methods:
+        comparison = only(comparison, options.methods)
     channels, side = bundle.prior.shape[:2]
     train, test = (
         load_images(options.data or bundle.name, split, size=side, channels=channels) for split in ("train", "test")
