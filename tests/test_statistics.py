@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from igds.statistics import mean_and_error, paired_difference
+from igds.statistics import difference, mean_and_error, paired_difference
 
 ONE, OTHER = [0.31, 0.52, 0.47, 0.60], [0.30, 0.40, 0.50, 0.41]
 
@@ -29,6 +29,19 @@ def test_a_single_value_has_no_error():
 def test_no_values_have_no_mean():
     with pytest.raises(statistics.StatisticsError):
         mean_and_error([])
+
+
+def test_a_difference_of_independent_values_is_welchs():
+    found = difference(ONE, OTHER[:3])
+    assert found["mean"] == pytest.approx(np.mean(ONE) - np.mean(OTHER[:3]))
+    assert found["standard_error"] == pytest.approx(np.hypot(stats.sem(ONE), stats.sem(OTHER[:3])))
+    assert found["p"] == pytest.approx(stats.ttest_ind(ONE, OTHER[:3], equal_var=False).pvalue)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_that_are_nearly_equal_give_no_warning():
+    assert 0 < difference([0.194, 0.194 + 1e-16], [0.23, 0.24])["p"] < 1
+    assert difference([0.5, 0.5], [0.5, 0.5])["p"] is None and difference([0.5], [0.4, 0.5])["p"] is None
 
 
 def test_a_paired_difference_is_that_of_scipy():
