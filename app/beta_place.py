@@ -28,8 +28,8 @@ from app.beta_run import (
 )
 from app.controls import html, text_of
 from app.downloads import Downloads
-from app.running import QUICK, Running, wire
-from app.session import Studio, message
+from app.running import QUICK, Running, message, wire
+from app.session import Studio
 from app.settings import SETTINGS, defaults, max_steps, random_seed_limit, settings_of
 
 NAMES = ("label", "ipc", "seed", "eta", "steps")  # of the settings that this place lets one choose, beside β

@@ -8,8 +8,8 @@ import gradio as gr
 from app import words
 from app.controls import build_controls, html, needs_note, text_of
 from app.downloads import KINDS, Downloads, file_of, zip_of
-from app.running import QUICK, Running, wire
-from app.session import Session, Studio, message, preview_of
+from app.running import QUICK, Running, message, wire
+from app.session import Session, Studio, preview_of
 from app.settings import SETTINGS, checked, defaults, restored
 
 FETCH = "() => new Promise((done) => setTimeout(done, 60)).then(() => document.querySelector('#fetch').click())"

@@ -1,5 +1,6 @@
 """Start and Stop of a place: the line before the model, what is said meanwhile, and how a run ends, however it does."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,10 +9,10 @@ from dataclasses import dataclass
 import gradio as gr
 
 from app import words
-from app.session import Session, Studio, message
+from app.session import Session, Studio
 
 FULL = "Too many runs wait already: try again in a while"
-A_GLANCE = 0.12  # seconds between two pictures that the eye still takes for motion
+A_GLANCE = 0.12  # seconds between two pictures: more than eight a second cost the run more than they show
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -142,6 +143,16 @@ def wire(
         return message(session.since(int(event.have)))
 
     stage.missing(send_again, session, stage, **QUICK)
+
+
+def message(payload: dict) -> str:
+    """A payload as a stage gets it: text.
+
+    Gradio sends it whole, where of anything else it sends what has changed, which costs more to find, is wrong for
+    nested lists that get shorter, and cannot be put together again where a message was lost. In the browser it is one
+    value, where Gradio copies every number of a nested one at each message of the page.
+    """
+    return json.dumps(payload)
 
 
 def in_glances(payloads: Iterable[dict], seconds: float = A_GLANCE) -> Iterator[dict]:

@@ -1,7 +1,6 @@
 """One visitor's run and the one model that all visitors share. Knows no page."""
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -23,16 +22,6 @@ LONGEST_LINE = 8
 T = TypeVar("T")
 
 _tickets = itertools.count(1)
-
-
-def message(payload: dict) -> str:
-    """A payload as a stage gets it: text.
-
-    Gradio sends it whole, where of anything else it sends what has changed, which costs more to find, is wrong for
-    nested lists that get shorter, and cannot be put together again where a message was lost. In the browser it is one
-    value, where Gradio copies every number of a nested one at each message of the page.
-    """
-    return json.dumps(payload)
 
 
 class Turns:

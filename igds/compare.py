@@ -101,7 +101,11 @@ class SetOf:
     @property
     def stem(self) -> str:
         """What its files are called."""
-        return f"{re.sub(r'[^a-z0-9.]+', '-', self.method.lower()).strip('-')}-ipc{self.ipc:04d}-g{self.seed}"
+        return f"{_file_name(self.method)}-ipc{self.ipc:04d}-g{self.seed}"
+
+
+def _file_name(method: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", method.lower()).strip("-")
 
 
 def baselines(bundle: Bundle, **size) -> Comparison:
@@ -291,7 +295,9 @@ def _checked_claim(folder: Path, identity: dict) -> dict:
 def _agree(name: str, found: object, now: object) -> bool:
     """Whether a folder's entry can be that of this comparison too, which may have other methods besides."""
     if name == "methods" and isinstance(found, dict):
-        return all(found.get(method, how) == how for method, how in now.items())
+        both = found | now
+        own_files = len({_file_name(method) for method in both}) == len(both)
+        return own_files and both == now | found
     if name == "auto_beta" and (found is None or now is None):
         return True  # no method of one of them uses it
     return found == now

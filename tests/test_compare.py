@@ -375,6 +375,11 @@ def test_some_methods_alone_give_the_records_that_all_give(learnt_bundle, folder
     assert without_seconds(summarise(few, learnt_bundle, tmp_path / "one"))["records"] == records
 
 
+def test_a_method_whose_files_are_another_ones_is_refused(learnt_bundle, folder):
+    twin = replace(COMPARISON, methods={"igds!": {"beta": "auto", "steps": 2}})
+    assert "by its methods" in refusal(twin, learnt_bundle, folder)
+
+
 def claimed(folder) -> dict:
     return json.loads((folder / "comparison.json").read_text())["methods"]
 

@@ -173,7 +173,7 @@ def test_a_step_that_was_lost_on_the_way_is_asked_for_again(visit):
     visitor.open("?steps=30")
 
     def sends_again(response):
-        return "run/predict" in response.url and "many" in response.text()
+        return "run/predict" in response.url and r"{\"kind\": \"many\"" in response.text()  # text in JSON
 
     with visitor.page.expect_response(sends_again, timeout=PATIENCE):
         visitor.start()
